@@ -1,0 +1,86 @@
+"""The diffusion process: schedules, losses, likelihood and samplers as pure functions.
+
+Only numpy and jax are imported here. Nothing in this package knows of networks,
+configurations or files, and its mathematics takes noise, never a random key.
+"""
+
+from iddpm_jax.diffusion.gaussian import (
+    PMeanVariance,
+    model_timestep,
+    p_mean_variance,
+    p_mean_variance_from_output,
+    predict_eps_from_xstart,
+    predict_xstart_from_eps,
+    predict_xstart_from_xprev,
+    q_mean_variance,
+    q_posterior_mean_variance,
+    q_sample,
+)
+from iddpm_jax.diffusion.likelihood import bpd_loop, prior_bpd
+from iddpm_jax.diffusion.losses import (
+    discretized_gaussian_log_likelihood,
+    normal_kl,
+    training_losses,
+    vb_terms_bpd,
+)
+from iddpm_jax.diffusion.process import (
+    GaussianDiffusion,
+    LossType,
+    MeanType,
+    VarType,
+    make_diffusion,
+)
+from iddpm_jax.diffusion.respacing import respaced_betas, space_timesteps
+from iddpm_jax.diffusion.samplers import (
+    ddim_reverse_step,
+    ddim_step,
+    ddpm_step,
+    initial_noise,
+    per_sample_keys,
+    per_sample_noise,
+    sample_loop,
+)
+from iddpm_jax.diffusion.schedules import (
+    REFERENCE_NUM_TIMESTEPS,
+    beta_schedule,
+    beta_schedule_names,
+)
+from iddpm_jax.diffusion.timestep_samplers import TimestepSampler, timestep_sampler
+
+__all__ = [
+    "REFERENCE_NUM_TIMESTEPS",
+    "GaussianDiffusion",
+    "LossType",
+    "MeanType",
+    "PMeanVariance",
+    "TimestepSampler",
+    "VarType",
+    "beta_schedule",
+    "beta_schedule_names",
+    "bpd_loop",
+    "ddim_reverse_step",
+    "ddim_step",
+    "ddpm_step",
+    "discretized_gaussian_log_likelihood",
+    "initial_noise",
+    "make_diffusion",
+    "model_timestep",
+    "normal_kl",
+    "p_mean_variance",
+    "p_mean_variance_from_output",
+    "per_sample_keys",
+    "per_sample_noise",
+    "predict_eps_from_xstart",
+    "predict_xstart_from_eps",
+    "predict_xstart_from_xprev",
+    "prior_bpd",
+    "q_mean_variance",
+    "q_posterior_mean_variance",
+    "q_sample",
+    "respaced_betas",
+    "sample_loop",
+    "space_timesteps",
+    "timestep_sampler",
+    "training_losses",
+    "vb_terms_bpd",
+]

@@ -1,0 +1,193 @@
+"""The Gaussian diffusion process q and the learned reverse process p_θ.
+
+Axis letters: B batch, H W C image, T diffusion steps. Images may have any number of
+spatial axes; channels come last. `t` is int32 `[B]`, 0 being the step next to the data,
+so `t` here is t - 1 in the papers.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from iddpm_jax.diffusion.process import GaussianDiffusion, MeanType, VarType
+
+ModelFn = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def extract(table: jax.Array, t: jax.Array, ndim: int) -> jax.Array:
+    """`table[t]` `[B]`, with `ndim - 1` axes of length 1 appended to broadcast over images."""
+    return table[t].reshape(t.shape + (1,) * (ndim - 1))
+
+
+def model_timestep(d: GaussianDiffusion, t: jax.Array) -> jax.Array:
+    """The timestep that the network is called with at step `t`: int32 `[B]` to float32 `[B]`.
+
+    Respacing and the scaling to 1000 steps are both inside the table, and this is the only
+    place that reads it.
+    """
+    return d.model_timesteps[t]
+
+
+def q_sample(d: GaussianDiffusion, x_start, t, noise) -> jax.Array:
+    """Draws x_t ~ q(x_t | x_0) = √ᾱ_t x_0 + √(1 - ᾱ_t) ε (DDPM, eq. 4).
+
+    Args:
+      x_start: `[B, H, W, C]`, in [-1, 1].
+      t: int32 `[B]`.
+      noise: ε, of x_start's shape.
+    """
+    return (
+        extract(d.sqrt_alphas_cumprod, t, x_start.ndim) * x_start
+        + extract(d.sqrt_one_minus_alphas_cumprod, t, x_start.ndim) * noise
+    )
+
+
+def q_mean_variance(d: GaussianDiffusion, x_start, t) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean, variance and log variance of q(x_t | x_0), each of x_start's shape."""
+    mean = extract(d.sqrt_alphas_cumprod, t, x_start.ndim) * x_start
+    variance = extract(d.one_minus_alphas_cumprod, t, x_start.ndim)
+    log_variance = extract(d.log_one_minus_alphas_cumprod, t, x_start.ndim)
+    return (
+        mean,
+        jnp.broadcast_to(variance, x_start.shape),
+        jnp.broadcast_to(log_variance, x_start.shape),
+    )
+
+
+def q_posterior_mean_variance(
+    d: GaussianDiffusion, x_start, x_t, t
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean, variance and clipped log variance of q(x_{t-1} | x_t, x_0) (DDPM, eq. 6 and 7)."""
+    mean = (
+        extract(d.posterior_mean_coef1, t, x_t.ndim) * x_start
+        + extract(d.posterior_mean_coef2, t, x_t.ndim) * x_t
+    )
+    variance = extract(d.posterior_variance, t, x_t.ndim)
+    log_variance = extract(d.posterior_log_variance_clipped, t, x_t.ndim)
+    return mean, jnp.broadcast_to(variance, x_t.shape), jnp.broadcast_to(log_variance, x_t.shape)
+
+
+def predict_xstart_from_eps(d: GaussianDiffusion, x_t, t, eps) -> jax.Array:
+    """x_0 = √(1/ᾱ_t) x_t - √(1/ᾱ_t - 1) ε: `q_sample` solved for x_0."""
+    return (
+        extract(d.sqrt_recip_alphas_cumprod, t, x_t.ndim) * x_t
+        - extract(d.sqrt_recipm1_alphas_cumprod, t, x_t.ndim) * eps
+    )
+
+
+def predict_eps_from_xstart(d: GaussianDiffusion, x_t, t, xstart) -> jax.Array:
+    """ε = (√(1/ᾱ_t) x_t - x_0) / √(1/ᾱ_t - 1): `q_sample` solved for ε."""
+    return (extract(d.sqrt_recip_alphas_cumprod, t, x_t.ndim) * x_t - xstart) / extract(
+        d.sqrt_recipm1_alphas_cumprod, t, x_t.ndim
+    )
+
+
+def predict_xstart_from_xprev(d: GaussianDiffusion, x_t, t, xprev) -> jax.Array:
+    """x_0 for which the mean of q(x_{t-1} | x_t, x_0) is `xprev`."""
+    return (
+        extract(d.xstart_from_xprev_coef1, t, x_t.ndim) * xprev
+        - extract(d.xstart_from_xprev_coef2, t, x_t.ndim) * x_t
+    )
+
+
+class PMeanVariance(NamedTuple):
+    """p_θ(x_{t-1} | x_t) and the x_0 it implies, each of x_t's shape."""
+
+    mean: jax.Array
+    variance: jax.Array
+    log_variance: jax.Array
+    pred_xstart: jax.Array
+
+
+def p_mean_variance(
+    d: GaussianDiffusion,
+    model_fn: ModelFn,
+    x_t: jax.Array,
+    t: jax.Array,
+    clip_denoised: bool = True,
+    denoised_fn: Callable[[jax.Array], jax.Array] | None = None,
+) -> PMeanVariance:
+    """Calls the network and turns its output into p_θ(x_{t-1} | x_t).
+
+    Args:
+      model_fn: `(x_t [B, H, W, C], timestep [B] float32) -> [B, H, W, C or 2C]`, twice the
+        channels where the variance is learned: first the mean's half, then the variance's.
+      x_t: `[B, H, W, C]`.
+      t: int32 `[B]`.
+      clip_denoised: clip the predicted x_0 to [-1, 1].
+      denoised_fn: applied to the predicted x_0 before it is clipped.
+    """
+    output = model_fn(x_t, model_timestep(d, t))
+    return p_mean_variance_from_output(d, output, x_t, t, clip_denoised, denoised_fn)
+
+
+def p_mean_variance_from_output(
+    d: GaussianDiffusion,
+    output: jax.Array,
+    x_t: jax.Array,
+    t: jax.Array,
+    clip_denoised: bool = True,
+    denoised_fn: Callable[[jax.Array], jax.Array] | None = None,
+) -> PMeanVariance:
+    """`p_mean_variance` for a network output that is already there."""
+    mean_output, var_output = split_output(d, output, x_t)
+    variance, log_variance = _model_variance(d, var_output, x_t, t)
+
+    if d.mean_type is MeanType.EPSILON:
+        pred_xstart = predict_xstart_from_eps(d, x_t, t, mean_output)
+    elif d.mean_type is MeanType.X_PREV:
+        pred_xstart = predict_xstart_from_xprev(d, x_t, t, mean_output)
+    else:
+        pred_xstart = mean_output
+    if denoised_fn is not None:
+        pred_xstart = denoised_fn(pred_xstart)
+    if clip_denoised:
+        pred_xstart = jnp.clip(pred_xstart, -1.0, 1.0)
+
+    if d.mean_type is MeanType.X_PREV:
+        mean = mean_output
+    else:
+        mean, _, _ = q_posterior_mean_variance(d, pred_xstart, x_t, t)
+    return PMeanVariance(mean, variance, log_variance, pred_xstart)
+
+
+def split_output(
+    d: GaussianDiffusion, output: jax.Array, x_t: jax.Array
+) -> tuple[jax.Array, jax.Array | None]:
+    """Cuts the network's output into its mean half and, where learned, its variance half.
+
+    Raises:
+      ValueError: the number of channels is not C, or 2C where the variance is learned.
+    """
+    channels = x_t.shape[-1]
+    expected = (*x_t.shape[:-1], 2 * channels if d.var_type.is_learned else channels)
+    if output.shape != expected:
+        raise ValueError(
+            f"the network returned shape {output.shape}, but var_type={d.var_type} "
+            f"with inputs of shape {x_t.shape} needs {expected}"
+        )
+    if not d.var_type.is_learned:
+        return output, None
+    return output[..., :channels], output[..., channels:]
+
+
+def _model_variance(d, var_output, x_t, t) -> tuple[jax.Array, jax.Array]:
+    if d.var_type is VarType.LEARNED:
+        return jnp.exp(var_output), var_output
+    if d.var_type is VarType.LEARNED_RANGE:
+        # IDDPM, eq. 15. The output v in [-1, 1] is mapped to [0, 1]; it is not clipped.
+        min_log = extract(d.posterior_log_variance_clipped, t, x_t.ndim)
+        max_log = extract(d.log_betas, t, x_t.ndim)
+        fraction = (var_output + 1) / 2
+        log_variance = fraction * max_log + (1 - fraction) * min_log
+        return jnp.exp(log_variance), log_variance
+    if d.var_type is VarType.FIXED_LARGE:
+        variance, log_variance = d.fixed_large_variance, d.fixed_large_log_variance
+    else:
+        variance, log_variance = d.posterior_variance, d.posterior_log_variance_clipped
+    return (
+        jnp.broadcast_to(extract(variance, t, x_t.ndim), x_t.shape),
+        jnp.broadcast_to(extract(log_variance, t, x_t.ndim), x_t.shape),
+    )

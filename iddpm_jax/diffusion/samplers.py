@@ -1,0 +1,179 @@
+"""Samplers: single reverse steps of one signature, and the loop that runs any of them.
+
+Axis letters: B batch, H W C image, T diffusion steps. A step is
+
+    step(d, model_fn, x_t, t, noise, …) -> (x_prev, pred_xstart)
+
+A new sampler is one more such function.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from iddpm_jax.diffusion.gaussian import (
+    ModelFn,
+    extract,
+    p_mean_variance,
+    predict_eps_from_xstart,
+)
+from iddpm_jax.diffusion.process import GaussianDiffusion
+
+# Sample i draws x_T with this number folded into its key, and the noise of step t with t.
+_X_T_FOLD = 2**31 - 1
+
+
+def ddpm_step(
+    d: GaussianDiffusion,
+    model_fn: ModelFn,
+    x_t: jax.Array,
+    t: jax.Array,
+    noise: jax.Array,
+    *,
+    clip_denoised: bool = True,
+    denoised_fn: Callable[[jax.Array], jax.Array] | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Ancestral sampling: x_{t-1} ~ p_θ(x_{t-1} | x_t) (DDPM, algorithm 2).
+
+    Args:
+      model_fn: `(x_t [B, H, W, C], timestep [B] float32) -> output`.
+      x_t: `[B, H, W, C]`.
+      t: int32 `[B]`.
+      noise: standard normal, of x_t's shape; not used at t = 0.
+
+    Returns:
+      x_{t-1} and the predicted x_0, both `[B, H, W, C]`.
+    """
+    p = p_mean_variance(d, model_fn, x_t, t, clip_denoised, denoised_fn)
+    std = jnp.exp(0.5 * p.log_variance)
+    return p.mean + _not_last(t, x_t.ndim) * std * noise, p.pred_xstart
+
+
+def ddim_step(
+    d: GaussianDiffusion,
+    model_fn: ModelFn,
+    x_t: jax.Array,
+    t: jax.Array,
+    noise: jax.Array,
+    *,
+    clip_denoised: bool = True,
+    denoised_fn: Callable[[jax.Array], jax.Array] | None = None,
+    eta: float = 0.0,
+) -> tuple[jax.Array, jax.Array]:
+    """One step of DDIM (Song et al. 2021, eq. 12 and 16); arguments as in `ddpm_step`.
+
+    `eta` = 0 is deterministic, 1 has the variance of the DDPM posterior; ValueError if it is
+    not in [0, 1].
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta={eta} must be in [0, 1]")
+    p = p_mean_variance(d, model_fn, x_t, t, clip_denoised, denoised_fn)
+    # ε is derived again because x_0 may have been clipped, or predicted in the first place.
+    eps = predict_eps_from_xstart(d, x_t, t, p.pred_xstart)
+    alpha_bar_prev = extract(d.alphas_cumprod_prev, t, x_t.ndim)
+    variance = eta**2 * extract(d.ddim_variance, t, x_t.ndim)
+    # At η = 1 the difference all but vanishes, and may be rounded to less than nothing.
+    along_eps = jnp.sqrt(jnp.maximum(1 - alpha_bar_prev - variance, 0))
+    mean = jnp.sqrt(alpha_bar_prev) * p.pred_xstart + along_eps * eps
+    sigma = jnp.sqrt(variance)
+    return mean + _not_last(t, x_t.ndim) * sigma * noise, p.pred_xstart
+
+
+def ddim_reverse_step(
+    d: GaussianDiffusion,
+    model_fn: ModelFn,
+    x_t: jax.Array,
+    t: jax.Array,
+    noise: jax.Array | None = None,
+    *,
+    clip_denoised: bool = True,
+    denoised_fn: Callable[[jax.Array], jax.Array] | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """DDIM run backwards: x_{t+1} from x_t along the deterministic ODE (encoding).
+
+    `noise` is there for the common signature and is not used.
+    """
+    del noise
+    p = p_mean_variance(d, model_fn, x_t, t, clip_denoised, denoised_fn)
+    eps = predict_eps_from_xstart(d, x_t, t, p.pred_xstart)
+    alpha_bar_next = extract(d.alphas_cumprod_next, t, x_t.ndim)
+    x_next = jnp.sqrt(alpha_bar_next) * p.pred_xstart + jnp.sqrt(1 - alpha_bar_next) * eps
+    return x_next, p.pred_xstart
+
+
+def _not_last(t: jax.Array, ndim: int) -> jax.Array:
+    """1 where noise is to be added, 0 at t = 0, where the mean is the result."""
+    return (t != 0).astype(jnp.float32).reshape(t.shape + (1,) * (ndim - 1))
+
+
+def per_sample_keys(key: jax.Array, batch: int, first: int = 0) -> jax.Array:
+    """Keys of the samples `first` … `first + batch - 1`, each from the seed's key and i alone.
+
+    A batch of keys is returned as it is. Raw keys (`jax.random.PRNGKey`) are taken too.
+    """
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    if key.ndim:
+        if key.shape[0] != batch:
+            raise ValueError(f"{key.shape[0]} keys were given for a batch of {batch}")
+        return key
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(batch))
+
+
+def per_sample_noise(keys: jax.Array, t: jax.Array | int, shape: tuple[int, ...]) -> jax.Array:
+    """Standard normal `[B, *shape]`, row i of which depends on `keys[i]` and `t` alone."""
+
+    def draw(key):
+        return jax.random.normal(jax.random.fold_in(key, t), shape, jnp.float32)
+
+    return jax.vmap(draw)(keys)
+
+
+def initial_noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """x_T of each sample: standard normal `[B, *shape]`."""
+    return per_sample_noise(keys, _X_T_FOLD, shape)
+
+
+def sample_loop(
+    d: GaussianDiffusion,
+    model_fn: ModelFn,
+    x_T: jax.Array,  # noqa: N803 (the papers' name)
+    key: jax.Array | None = None,
+    step: Callable = ddpm_step,
+    *,
+    noises: jax.Array | None = None,
+    **step_options,
+) -> jax.Array:
+    """Runs `step` from t = T-1 down to 0 as one `lax.scan`.
+
+    Args:
+      model_fn: `(x_t [B, H, W, C], timestep [B] float32) -> output`.
+      x_T: standard normal, `[B, H, W, C]`.
+      key: a random key, from which sample i derives its own by folding in i; or `[B]` keys,
+        one for each sample. Either way a sample does not depend on its batch.
+      step: `ddpm_step`, `ddim_step` or a function of the same signature.
+      noises: instead of a key, the noise of each step taken, `[T, B, H, W, C]`.
+      **step_options: passed on to `step`, such as `eta`.
+
+    Returns:
+      x_0, `[B, H, W, C]`.
+
+    Raises:
+      ValueError: not exactly one of `key` and `noises` is given.
+    """
+    if (key is None) == (noises is None):
+        raise ValueError("sample_loop needs a key or the noises, and not both")
+    batch = x_T.shape[0]
+    keys = None if key is None else per_sample_keys(key, batch)
+    timesteps = jnp.arange(d.num_timesteps - 1, -1, -1, dtype=jnp.int32)
+
+    def one_step(x_t, inputs):
+        t, noise = inputs
+        if noise is None:
+            noise = per_sample_noise(keys, t, x_t.shape[1:])
+        x_prev, _ = step(d, model_fn, x_t, jnp.full(batch, t), noise, **step_options)
+        return x_prev, None
+
+    x_0, _ = jax.lax.scan(one_step, x_T, (timesteps, noises))
+    return x_0

@@ -1,0 +1,13 @@
+"""Networks in Flax linen. They know nothing of diffusion."""
+
+from iddpm_jax.models.torch_weights import params_from_torch, params_to_torch, torch_param_shapes
+from iddpm_jax.models.unet import SuperResUNet, UNet, abstract_params
+
+__all__ = [
+    "SuperResUNet",
+    "UNet",
+    "abstract_params",
+    "params_from_torch",
+    "params_to_torch",
+    "torch_param_shapes",
+]

@@ -1,0 +1,186 @@
+"""Building blocks of the UNet.
+
+Axis letters: B batch, … 1 to 3 spatial axes, C channels, E embedding width, N positions,
+h heads. Parameters, norms and softmax are float32; `dtype` is that of everything between.
+"""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+NUM_GROUPS = 32
+
+# PyTorch's default for convolutions and linear layers: uniform on ±1/√fan_in, whose
+# variance is 1/(3 fan_in).
+kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def bias_init(fan_in: int):
+    """PyTorch's default for biases: uniform on ±1/√fan_in of the layer's kernel."""
+    bound = 1 / math.sqrt(fan_in)
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def timestep_embedding(timesteps: jax.Array, dim: int, max_period: float = 10_000.0) -> jax.Array:
+    """Sinusoids of geometrically spaced frequencies (DDPM, appendix B).
+
+    Args:
+      timesteps: `[B]`, may be fractional.
+      dim: width of the embedding; where odd, the last entry is 0.
+
+    Returns:
+      float32 `[B, dim]`: cosines, then sines.
+    """
+    half = dim // 2
+    # Frequencies are constants. Rounded once, on the host: an error in their last bit is
+    # multiplied by timesteps of up to 1000.
+    exponents = np.float32(-math.log(max_period)) * np.arange(half, dtype=np.float32) / half
+    frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
+    angles = timesteps.astype(jnp.float32)[:, None] * frequencies
+    embedding = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+    return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
+
+
+def dense(x: jax.Array, features: int, name: str, dtype=jnp.float32, zero: bool = False):
+    """A linear layer with PyTorch's initialisation, or with zeros."""
+    zeros = nn.initializers.zeros_init()
+    return nn.Dense(
+        features,
+        dtype=dtype,
+        kernel_init=zeros if zero else kernel_init,
+        bias_init=zeros if zero else bias_init(x.shape[-1]),
+        name=name,
+    )(x)
+
+
+def conv(
+    x: jax.Array,
+    features: int,
+    name: str,
+    *,
+    kernel: int = 3,
+    strides: int | Sequence[int] = 1,
+    dtype=jnp.float32,
+    zero: bool = False,
+) -> jax.Array:
+    """A convolution over all spatial axes of `[B, …, C]`, with PyTorch's initialisation."""
+    dims = x.ndim - 2
+    zeros = nn.initializers.zeros_init()
+    return nn.Conv(
+        features,
+        (kernel,) * dims,
+        strides=strides,
+        # Explicit, because SAME pads a strided convolution on one side only.
+        padding=kernel // 2,
+        dtype=dtype,
+        kernel_init=zeros if zero else kernel_init,
+        bias_init=zeros if zero else bias_init(x.shape[-1] * kernel**dims),
+        name=name,
+    )(x)
+
+
+def group_norm(x: jax.Array, name: str) -> jax.Array:
+    """GroupNorm over 32 groups in float32, returned in x's dtype."""
+    norm = nn.GroupNorm(
+        num_groups=NUM_GROUPS,
+        epsilon=1e-5,
+        # E[x²] - E[x]² cancels in float32.
+        use_fast_variance=False,
+        dtype=jnp.float32,
+        name=name,
+    )
+    return norm(x).astype(x.dtype)
+
+
+class ResBlock(nn.Module):
+    """Residual block, told about the timestep by scale and shift or by addition (IDDPM, A)."""
+
+    features: int
+    dropout: float
+    use_scale_shift_norm: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, emb: jax.Array, train: bool) -> jax.Array:
+        """`x [B, …, C]`, `emb [B, E]` to `[B, …, features]`. `train` switches dropout on."""
+        h = nn.silu(group_norm(x, "in_norm"))
+        h = conv(h, self.features, "in_conv", dtype=self.dtype)
+
+        width = 2 * self.features if self.use_scale_shift_norm else self.features
+        emb = dense(nn.silu(emb), width, "emb_proj").astype(h.dtype)
+        emb = emb.reshape(emb.shape[:1] + (1,) * (x.ndim - 2) + emb.shape[1:])
+        if self.use_scale_shift_norm:
+            scale, shift = jnp.split(emb, 2, axis=-1)
+            h = group_norm(h, "out_norm") * (1 + scale) + shift
+        else:
+            h = group_norm(h + emb, "out_norm")
+        h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
+        h = conv(h, self.features, "out_conv", dtype=self.dtype, zero=True)
+
+        if x.shape[-1] != self.features:
+            x = conv(x, self.features, "skip", kernel=1, dtype=self.dtype)
+        return x + h
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over all positions, with a residual connection."""
+
+    num_heads: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, …, C]` to the same shape."""
+        batch, channels = x.shape[0], x.shape[-1]
+        head_width = channels // self.num_heads
+        h = group_norm(x, "norm").reshape(batch, -1, channels)
+        qkv = dense(h, 3 * channels, "qkv", self.dtype)
+        # The channels are ordered [head, q/k/v, channel], as in the published weights.
+        qkv = qkv.reshape(batch, -1, self.num_heads, 3, head_width)
+        q, k, v = (qkv[..., i, :] for i in range(3))
+        # Half of the scaling on each side keeps float16 products in range.
+        scale = head_width**-0.25
+        weights = jnp.einsum("bqhc,bkhc->bhqk", q * scale, k * scale)
+        weights = nn.softmax(weights.astype(jnp.float32)).astype(weights.dtype)
+        h = jnp.einsum("bhqk,bkhc->bqhc", weights, v).reshape(batch, -1, channels)
+        return x + dense(h, channels, "proj_out", self.dtype, zero=True).reshape(x.shape)
+
+
+def _resample_factors(dims: int) -> tuple[int, ...]:
+    """Factor of each spatial axis; volumes keep their depth."""
+    return (1, 2, 2) if dims == 3 else (2,) * dims
+
+
+class Downsample(nn.Module):
+    """Halves the spatial axes (of a volume, the last two), by convolution or averaging."""
+
+    use_conv: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        factors = _resample_factors(x.ndim - 2)
+        if self.use_conv:
+            return conv(x, x.shape[-1], "conv", strides=factors, dtype=self.dtype)
+        return nn.avg_pool(x, factors, strides=factors)
+
+
+class Upsample(nn.Module):
+    """Doubles the spatial axes (of a volume, the last two) by repetition, then convolves."""
+
+    use_conv: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for axis, factor in enumerate(_resample_factors(x.ndim - 2), start=1):
+            x = jnp.repeat(x, factor, axis=axis)
+        return conv(x, x.shape[-1], "conv", dtype=self.dtype) if self.use_conv else x

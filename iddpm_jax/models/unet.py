@@ -1,0 +1,269 @@
+"""The UNet of improved diffusion, and its super-resolution form.
+
+Axis letters: B batch, H W C image (1-D and 3-D signals alike), E embedding width.
+
+Blocks are numbered as in the reference, so that its parameters map one to one:
+`down_0` is the first convolution; `down_i` a residual block with optional attention, or a
+down-sampling; `mid` the bottleneck; `up_i` mirrors `down_i` and takes its output.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from iddpm_jax.models.layers import (
+    NUM_GROUPS,
+    AttentionBlock,
+    Downsample,
+    ResBlock,
+    Upsample,
+    conv,
+    dense,
+    group_norm,
+    timestep_embedding,
+)
+
+
+class UNet(nn.Module):
+    """UNet with timestep and class conditioning (Nichol & Dhariwal 2021, appendix A).
+
+    Attributes:
+      model_channels: channels at full resolution, a multiple of 32.
+      out_channels: channels of the output; twice the image's where the variance is learned.
+      num_res_blocks: residual blocks per resolution.
+      attention_resolutions: down-sampling factors (1, 2, 4, …) at which blocks attend.
+      dropout: rate inside residual blocks.
+      channel_mult: factor on model_channels for each resolution.
+      conv_resample: resample by learned convolutions instead of pooling and repetition.
+      dims: number of spatial axes, 1 to 3.
+      num_classes: number of classes, or None for an unconditional network.
+      use_checkpoint: compute activations again in the backward pass to save memory.
+      num_heads, num_heads_upsample: attention heads; the latter on the way up, -1: alike.
+      use_scale_shift_norm: condition by scale and shift instead of addition.
+      dtype: compute dtype of the torso: float32, bfloat16 or float16.
+      in_channels: channels of the input.
+    """
+
+    model_channels: int
+    out_channels: int
+    num_res_blocks: int
+    attention_resolutions: Sequence[int]
+    dropout: float = 0.0
+    channel_mult: Sequence[int] = (1, 2, 4, 8)
+    conv_resample: bool = True
+    dims: int = 2
+    num_classes: int | None = None
+    use_checkpoint: bool = False
+    num_heads: int = 1
+    num_heads_upsample: int = -1
+    use_scale_shift_norm: bool = False
+    dtype: jnp.dtype = jnp.float32
+    in_channels: int = 3
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_architecture(self)
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        timesteps: jax.Array,
+        y: jax.Array | None = None,
+        low_res: jax.Array | None = None,
+        train: bool = False,
+        return_features: bool = False,
+    ):
+        """Applies the network.
+
+        Args:
+          x: `[B, H, W, in_channels]`, sizes divisible by the total down-sampling.
+          timesteps: `[B]`, int or float.
+          y: class labels, int32 `[B]`, where the network is class-conditional.
+          low_res: for `SuperResUNet` only.
+          train: apply dropout; needs a `dropout` random key.
+          return_features: also return the intermediate activations.
+
+        Returns:
+          `[B, H, W, out_channels]` in x's dtype; with return_features a pair of that and a
+          dict of `down` (list), `middle` and `up` (list).
+
+        Raises:
+          ValueError: inputs that do not fit the architecture.
+        """
+        if low_res is not None:
+            raise ValueError("UNet takes no low_res input; use SuperResUNet")
+        return self.torso(x, timesteps, y, train, return_features)
+
+    def torso(self, x, timesteps, y, train, return_features):
+        """The whole network, on an input that is already complete."""
+        _check_inputs(self, x, timesteps, y)
+        out_dtype = x.dtype
+        emb = self._embedding(timesteps, y)
+
+        h = conv(x.astype(self.dtype), self.model_channels, "down_0_conv", dtype=self.dtype)
+        down = [h]
+        for i, (kind, channels, attends) in enumerate(self._down_plan(), start=1):
+            if kind == "resample":
+                h = Downsample(self.conv_resample, self.dtype, name=f"down_{i}_downsample")(h)
+            else:
+                h = self._res_block(h, emb, channels, train, f"down_{i}_res")
+                h = self._attend(h, self.num_heads, f"down_{i}_attn") if attends else h
+            down.append(h)
+
+        channels = h.shape[-1]
+        h = self._res_block(h, emb, channels, train, "mid_0_res")
+        h = self._attend(h, self.num_heads, "mid_1_attn")
+        middle = h = self._res_block(h, emb, channels, train, "mid_2_res")
+
+        heads = self.num_heads if self.num_heads_upsample == -1 else self.num_heads_upsample
+        up, skips = [], list(down)
+        for i, (channels, attends, upsamples) in enumerate(self._up_plan()):
+            h = jnp.concatenate([h, skips.pop()], axis=-1)
+            h = self._res_block(h, emb, channels, train, f"up_{i}_res")
+            h = self._attend(h, heads, f"up_{i}_attn") if attends else h
+            if upsamples:
+                h = Upsample(self.conv_resample, self.dtype, name=f"up_{i}_upsample")(h)
+            up.append(h)
+
+        # The head runs in the input's precision, whatever that of the torso.
+        h = nn.silu(group_norm(h.astype(out_dtype), "out_norm"))
+        out = conv(h, self.out_channels, "out_conv", dtype=out_dtype, zero=True)
+        if not return_features:
+            return out
+        features = {"down": down, "middle": middle, "up": up}
+        return out, jax.tree.map(lambda a: a.astype(out_dtype), features)
+
+    def _embedding(self, timesteps, y) -> jax.Array:
+        """float32 `[B, E]`, E = 4 model_channels."""
+        width = 4 * self.model_channels
+        emb = dense(timestep_embedding(timesteps, self.model_channels), width, "time_embed_0")
+        emb = dense(nn.silu(emb), width, "time_embed_2")
+        if self.num_classes:
+            normal = nn.initializers.normal(1.0)
+            emb += nn.Embed(self.num_classes, width, embedding_init=normal, name="label_emb")(y)
+        return emb
+
+    def _res_block(self, x, emb, channels, train, name):
+        block = nn.remat(ResBlock, static_argnums=(3,)) if self.use_checkpoint else ResBlock
+        options = (channels, self.dropout, self.use_scale_shift_norm, self.dtype)
+        return block(*options, name=name)(x, emb, train)
+
+    def _attend(self, x, heads, name):
+        block = nn.remat(AttentionBlock) if self.use_checkpoint else AttentionBlock
+        return block(heads, self.dtype, name=name)(x)
+
+    def _down_plan(self) -> Iterator[tuple[str, int, bool]]:
+        """(kind, output channels, attends) of `down_1`, `down_2`, …"""
+        for level, mult in enumerate(self.channel_mult):
+            channels = mult * self.model_channels
+            attends = 2**level in self.attention_resolutions
+            for _ in range(self.num_res_blocks):
+                yield "res", channels, attends
+            if level != len(self.channel_mult) - 1:
+                yield "resample", channels, False
+
+    def _up_plan(self) -> Iterator[tuple[int, bool, bool]]:
+        """(output channels, attends, up-samples afterwards) of `up_0`, `up_1`, …"""
+        for level, mult in reversed(list(enumerate(self.channel_mult))):
+            attends = 2**level in self.attention_resolutions
+            for i in range(self.num_res_blocks + 1):
+                upsamples = level > 0 and i == self.num_res_blocks
+                yield mult * self.model_channels, attends, upsamples
+
+
+class SuperResUNet(UNet):
+    """A UNet that sees a low-resolution image beside its input (IDDPM, section 5)."""
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        timesteps: jax.Array,
+        y: jax.Array | None = None,
+        low_res: jax.Array | None = None,
+        train: bool = False,
+        return_features: bool = False,
+    ):
+        """As `UNet.__call__`; `low_res` `[B, h, w, in_channels]` is up-sampled bilinearly."""
+        if low_res is None:
+            raise ValueError("SuperResUNet needs a low_res input")
+        if low_res.shape[0] != x.shape[0] or low_res.shape[-1] != x.shape[-1]:
+            raise ValueError(
+                f"low_res of shape {low_res.shape} does not fit an input of shape {x.shape}: "
+                "batch and channels must be alike"
+            )
+        # Half-pixel centres and clamped edges: torch's bilinear with align_corners=False.
+        # For up-sampling, antialiasing makes no difference.
+        upsampled = jax.image.resize(low_res, x.shape, "bilinear", antialias=False)
+        return self.torso(
+            jnp.concatenate([x, upsampled.astype(x.dtype)], axis=-1),
+            timesteps,
+            y,
+            train,
+            return_features,
+        )
+
+
+def abstract_params(model: UNet) -> dict:
+    """The parameter tree of `model` as shapes and dtypes, without computing anything."""
+    factor = 2 ** (len(model.channel_mult) - 1)
+    x = jax.ShapeDtypeStruct((1,) + (factor,) * model.dims + (model.in_channels,), jnp.float32)
+    y = jax.ShapeDtypeStruct((1,), jnp.int32) if model.num_classes else None
+    low_res = x if isinstance(model, SuperResUNet) else None
+    timesteps = jax.ShapeDtypeStruct((1,), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.eval_shape(model.init, key, x, timesteps, y, low_res)["params"]
+
+
+def _check_architecture(model: UNet) -> None:
+    """Raises ValueError, naming the values, for an architecture that cannot be built."""
+    if not 1 <= model.dims <= 3:
+        raise ValueError(f"dims={model.dims}: signals may have 1, 2 or 3 spatial axes")
+    if not model.channel_mult:
+        raise ValueError("channel_mult is empty: give one factor for each resolution")
+    heads = {"num_heads": model.num_heads}
+    if model.num_heads_upsample != -1:
+        heads["num_heads_upsample"] = model.num_heads_upsample
+    factors = [2**level for level in range(len(model.channel_mult))]
+    for factor, mult in zip(factors, model.channel_mult, strict=True):
+        channels = mult * model.model_channels
+        if channels < 1 or channels % NUM_GROUPS:
+            raise ValueError(
+                f"num_channels={model.model_channels} times channel_mult={mult} gives {channels} "
+                f"channels, which the {NUM_GROUPS} groups of GroupNorm do not divide"
+            )
+        # The bottleneck attends whatever attention_resolutions says.
+        if factor in model.attention_resolutions or factor == factors[-1]:
+            for name, value in heads.items():
+                if value < 1 or channels % value:
+                    raise ValueError(f"{name}={value} does not divide {channels} channels")
+    unreached = sorted(set(model.attention_resolutions) - set(factors))
+    if unreached:
+        raise ValueError(
+            f"attention at down-sampling {unreached} is never reached: a network with "
+            f"{len(factors)} resolutions down-samples by {factors}"
+        )
+    if not 0 <= model.dropout < 1:
+        raise ValueError(f"dropout={model.dropout} must be in [0, 1)")
+
+
+def _check_inputs(model: UNet, x, timesteps, y) -> None:
+    if x.ndim != model.dims + 2:
+        raise ValueError(f"an input of shape {x.shape} does not have {model.dims} spatial axes")
+    factor = 2 ** (len(model.channel_mult) - 1)
+    resampled = x.shape[2:-1] if model.dims == 3 else x.shape[1:-1]
+    if any(size % factor for size in resampled):
+        raise ValueError(
+            f"{len(model.channel_mult)} resolutions down-sample by {factor}, "
+            f"which does not divide the input's size {tuple(resampled)}"
+        )
+    if (y is not None) != bool(model.num_classes):
+        raise ValueError(
+            f"num_classes={model.num_classes}, but labels y were {'not ' * (y is None)}given"
+        )
+    for name, value in {"timesteps": timesteps, "y": y}.items():
+        if value is not None and value.shape != x.shape[:1]:
+            raise ValueError(f"{name} has shape {value.shape}, expected {x.shape[:1]}")

@@ -1,0 +1,74 @@
+"""Fixtures shared by all tests: eight fake devices, a compilation cache, the golden files."""
+
+import json
+import os
+import pathlib
+
+# Before jax is imported: eight CPU devices, so that sharding is tested on any machine.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".jax_cache" / "tests"
+
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--golden-dir",
+        default=str(ROOT / "tests" / "golden"),
+        help="folder with the reference's golden values",
+    )
+
+
+class Golden:
+    """One set of golden files. `report` notes the largest error that a test saw."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder = folder
+        self.errors: dict[str, float] = {}
+
+    def npz(self, name: str) -> dict[str, np.ndarray]:
+        with np.load(self.folder / f"{name}.npz") as arrays:
+            return {key: arrays[key] for key in arrays.files}
+
+    def json(self, name: str):
+        return json.loads((self.folder / f"{name}.json").read_text())
+
+    @property
+    def seed(self) -> int:
+        """Seed of the filler weights: in the set's SEED file, or 0."""
+        file = self.folder / "SEED"
+        return int(file.read_text()) if file.exists() else 0
+
+    def report(self, what: str, error: float) -> float:
+        self.errors[what] = max(self.errors.get(what, 0.0), float(error))
+        return error
+
+
+_golden_errors: dict[str, float] = {}
+
+
+@pytest.fixture(scope="session")
+def golden(request) -> Golden:
+    folder = pathlib.Path(request.config.getoption("--golden-dir"))
+    if not folder.is_dir():
+        pytest.fail(f"--golden-dir={folder} is not a folder")
+    golden = Golden(folder)
+    golden.errors = _golden_errors
+    return golden
+
+
+def pytest_terminal_summary(terminalreporter):
+    if _golden_errors:
+        terminalreporter.section("parity: largest error seen")
+        for what, error in sorted(_golden_errors.items()):
+            terminalreporter.write_line(f"{what:58s} {error:.2e}")
