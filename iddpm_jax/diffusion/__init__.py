@@ -20,6 +20,7 @@ from iddpm_jax.diffusion.likelihood import bpd_loop, prior_bpd
 from iddpm_jax.diffusion.losses import (
     discretized_gaussian_log_likelihood,
     normal_kl,
+    training_loss_names,
     training_losses,
     vb_terms_bpd,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "sample_loop",
     "space_timesteps",
     "timestep_sampler",
+    "training_loss_names",
     "training_losses",
     "vb_terms_bpd",
 ]

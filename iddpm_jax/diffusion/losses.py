@@ -47,6 +47,7 @@ def approx_standard_normal_cdf(x: jax.Array) -> jax.Array:
     return 0.5 * (1.0 + _tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
 
 
+@jax.custom_jvp
 def _tanh(x: jax.Array) -> jax.Array:
     """tanh, rounded to the last bit where it saturates.
 
@@ -57,6 +58,14 @@ def _tanh(x: jax.Array) -> jax.Array:
     decay = jnp.exp(-2.0 * jnp.abs(x))
     saturating = jnp.sign(x) * (1.0 - 2.0 * decay / (1.0 + decay))
     return jnp.where(jnp.abs(x) < 0.5, jnp.tanh(x), saturating)
+
+
+@_tanh.defjvp
+def _tanh_jvp(primals, tangents):
+    # 1 - tanh² of the rounded value, as the reference differentiates: the slope then has the
+    # rounding of the difference that it is divided by, and ends where that is clipped.
+    y = _tanh(*primals)
+    return y, (1.0 - y) * (1.0 + y) * tangents[0]
 
 
 def discretized_gaussian_log_likelihood(
@@ -158,6 +167,13 @@ def training_losses(
         weight = d.num_timesteps / REFERENCE_NUM_TIMESTEPS if rescaled else 1.0
         terms["vb"] = _vb_terms_from_p(d, p, x_start, x_t, t) * weight
     return {"loss": sum(terms.values()), **terms}
+
+
+def training_loss_names(d: GaussianDiffusion) -> tuple[str, ...]:
+    """The keys of what `training_losses` returns."""
+    if d.loss_type.is_vb:
+        return ("loss",)
+    return ("loss", "mse", "vb") if d.var_type.is_learned else ("loss", "mse")
 
 
 def _mean_target(d: GaussianDiffusion, x_start, x_t, t, noise) -> jax.Array:

@@ -1,0 +1,1 @@
+"""Recipes: one file each, over the defaults in default.py."""

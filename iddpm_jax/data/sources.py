@@ -1,0 +1,105 @@
+"""Sources of images: random access to uint8 images and their labels.
+
+Axis letters: N images of the source, B of a batch, H W C image.
+"""
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+
+
+class Source(Protocol):
+    """Random access to labelled images.
+
+    Attributes:
+      image_shape: (H, W, C).
+      class_names: names of the classes, in the order of their labels; empty if unlabelled.
+    """
+
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """`image` uint8 `[H, W, C]` and `label` int32 scalar."""
+        ...
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """`image` uint8 `[B, H, W, C]` and `label` int32 `[B]` of the given images."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class InMemorySource:
+    """Images `uint8 [N, H, W, C]` and labels `int32 [N]` held in memory."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.images.ndim != 4 or self.images.dtype != np.uint8:
+            raise ValueError(
+                f"images must be uint8 [N, H, W, C], got {self.images.dtype} {self.images.shape}"
+            )
+        if self.labels.shape != self.images.shape[:1]:
+            raise ValueError(f"{len(self.images)} images, but labels of {self.labels.shape}")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.images.shape[1:]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {"image": self.images[index], "label": self.labels[index]}
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        return {"image": self.images[indices], "label": self.labels[indices]}
+
+
+# Scans come in the order in which people wrote them; whoever wrote the last ones is not
+# seen in training.
+_DIGITS_TRAIN = 1500
+_DIGITS_SPLITS = {
+    "train": slice(None, _DIGITS_TRAIN),
+    "test": slice(_DIGITS_TRAIN, None),
+    "all": slice(None),
+}
+
+
+def _digits(split: str) -> InMemorySource:
+    """scikit-learn's 1,797 scans of handwritten digits, 8 × 8 × 1, 17 grey levels."""
+    import sklearn.datasets
+
+    if split not in _DIGITS_SPLITS:
+        raise ValueError(f"data.split={split!r} is not one of digits': {', '.join(_DIGITS_SPLITS)}")
+    digits = sklearn.datasets.load_digits()
+    part = _DIGITS_SPLITS[split]
+    images = np.round(digits.images[part] * (255 / 16)).astype(np.uint8)
+    return InMemorySource(
+        images=images[..., None],
+        labels=digits.target[part].astype(np.int32),
+        class_names=tuple(str(name) for name in digits.target_names),
+    )
+
+
+def load_source(name: str, directory: str, split: str) -> Source:
+    """Opens the source `name`.
+
+    Raises:
+      ValueError: there is no such source, or it has no such split.
+    """
+    if name == "digits":
+        if directory:
+            raise ValueError(f"data.dir={directory!r}: digits come with scikit-learn; leave it out")
+        return _digits(split)
+    if name.startswith("tfds:"):
+        raise ValueError(
+            f"data.name={name!r}: reading TFDS datasets is not implemented yet; "
+            "the source that is there is 'digits'"
+        )
+    raise ValueError(f"unknown data.name={name!r}: the source that is there is 'digits'")

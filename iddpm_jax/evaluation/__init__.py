@@ -1,0 +1,1 @@
+"""Samples from a trained model, and pictures of them."""

@@ -1,0 +1,71 @@
+"""Pictures: samples as 8-bit images, laid out in grids.
+
+Axis letters: N images, H W C image.
+"""
+
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+_BACKGROUND = 255
+_MIN_CELL = 32  # Smaller images are enlarged by whole factors, or nobody could see them.
+_GAP = 2
+
+
+def to_uint8(x: jax.Array) -> jax.Array:
+    """[-1, 1] to 0 … 255 as the reference does it: scaled, clipped, cut off."""
+    return jnp.clip((x + 1) * 127.5, 0, 255).astype(jnp.uint8)
+
+
+def make_grid(images: np.ndarray, columns: int, row_names: Sequence[str] = ()) -> np.ndarray:
+    """Lays images out row by row.
+
+    Args:
+      images: uint8 `[N, H, W, C]`; one channel is shown as grey, three as RGB, and of two or
+        four the first, or the first three.
+      columns: images per row.
+      row_names: written to the left of each row.
+
+    Returns:
+      uint8 `[height, width, 3]`.
+    """
+    images = np.asarray(images)
+    images = images[..., :3] if images.shape[-1] >= 3 else images[..., :1]
+    images = np.broadcast_to(images, (*images.shape[:-1], 3))
+    factor = max(1, math.ceil(_MIN_CELL / min(images.shape[1:3])))
+    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    count, height, width, _ = images.shape
+    rows = math.ceil(count / columns)
+    cell_h, cell_w = height + _GAP, width + _GAP
+    grid = np.full((rows * cell_h + _GAP, columns * cell_w + _GAP, 3), _BACKGROUND, np.uint8)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * cell_h + _GAP, (i % columns) * cell_w + _GAP
+        grid[top : top + height, left : left + width] = image
+    return _name_rows(grid, row_names, cell_h) if row_names else grid
+
+
+def _name_rows(grid: np.ndarray, names: Sequence[str], cell_h: int) -> np.ndarray:
+    size = max(10, min(20, cell_h // 2))
+    font = ImageFont.load_default(size)
+    margin = math.ceil(max(font.getlength(name) for name in names)) + 8
+    canvas = Image.new("RGB", (grid.shape[1] + margin, grid.shape[0]), (_BACKGROUND,) * 3)
+    canvas.paste(Image.fromarray(grid), (margin, 0))
+    draw = ImageDraw.Draw(canvas)
+    for row, name in enumerate(names):
+        middle = row * cell_h + _GAP + cell_h // 2
+        draw.text((margin - 4, middle), name, fill=(0, 0, 0), font=font, anchor="rm")
+    return np.asarray(canvas)
+
+
+def save_png(path: pathlib.Path, image: np.ndarray) -> None:
+    """Writes uint8 `[H, W, 3]` in one atomic move."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".tmp")
+    Image.fromarray(image).save(scratch, format="PNG")
+    os.replace(scratch, path)

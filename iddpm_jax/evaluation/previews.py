@@ -1,0 +1,75 @@
+"""The sample grids that training draws of itself.
+
+Axis letters: N samples, H W C image.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from iddpm_jax import diffusion as dm
+from iddpm_jax.evaluation.grids import make_grid, to_uint8
+
+
+@dataclasses.dataclass(frozen=True)
+class Preview:
+    """Draws one grid of DDIM samples, always from the same noise, so that grids compare.
+
+    Attributes:
+      d: the (respaced) process.
+      model: the network.
+      image_shape: (H, W, C).
+      num_samples: N, at most. A class-conditional model gets one row for each class.
+      class_names: names of the classes, or empty.
+      seed: of x_T.
+      mesh: devices to run on.
+    """
+
+    d: dm.GaussianDiffusion
+    model: nn.Module
+    image_shape: tuple[int, int, int]
+    num_samples: int
+    class_names: tuple[str, ...]
+    seed: int
+    mesh: Mesh
+
+    def layout(self) -> tuple[np.ndarray | None, int, tuple[str, ...]]:
+        """Labels `[N]` or None, images per row, and names of the rows."""
+        classes = self.model.num_classes
+        if not classes:
+            return None, max(1, math.isqrt(self.num_samples)), ()
+        # Where there are more classes than fit in a square, evenly spread ones are shown.
+        rows = min(classes, max(1, math.isqrt(self.num_samples)))
+        if classes <= self.num_samples and classes <= 4 * rows:
+            rows = classes
+        columns = max(1, self.num_samples // rows)
+        shown = np.unique(np.linspace(0, classes - 1, rows).round().astype(np.int32))
+        names = tuple(self.class_names[i] if self.class_names else str(i) for i in shown)
+        return shown.repeat(columns), columns, names
+
+    def make(self):
+        """Returns `params -> uint8 [height, width, 3]`; it compiles when first called."""
+        labels, columns, names = self.layout()
+        count = self.num_samples if labels is None else len(labels)
+        divisible = count % self.mesh.devices.size == 0
+        sharding = NamedSharding(self.mesh, PartitionSpec("data") if divisible else PartitionSpec())
+        keys = jax.device_put(dm.per_sample_keys(jax.random.key(self.seed), count), sharding)
+        labels = None if labels is None else jax.device_put(labels, sharding)
+
+        @jax.jit
+        def sample(params: Any, labels: jax.Array | None, keys: jax.Array) -> jax.Array:
+            def model_fn(x_t, timestep):
+                return self.model.apply({"params": params}, x_t, timestep, y=labels)
+
+            x_T = dm.initial_noise(keys, self.image_shape)  # noqa: N806
+            return to_uint8(dm.sample_loop(self.d, model_fn, x_T, keys, step=dm.ddim_step))
+
+        def draw(params: Any) -> np.ndarray:
+            return make_grid(jax.device_get(sample(params, labels, keys)), columns, names)
+
+        return draw

@@ -1,0 +1,299 @@
+"""From a configuration to objects: the only reader of ConfigDict.
+
+Everything is checked here, on the host, before anything compiles; every complaint is a
+ValueError that names the key and its value.
+"""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from iddpm_jax import diffusion as dm
+from iddpm_jax import models
+from iddpm_jax.data import Source, load_source, make_batches
+from iddpm_jax.evaluation.previews import Preview
+from iddpm_jax.training import sharding
+from iddpm_jax.training.loop import Training
+from iddpm_jax.training.optimizer import linear_anneal, make_optimizer
+
+# Keys in which a run may differ when it is continued: they do not change what is learned.
+MAY_CHANGE = frozenset(
+    {
+        "data.dir",
+        "data.num_workers",
+        "train.num_steps",
+        "train.log_every",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+        "train.sample_every",
+        "train.num_samples",
+        "train.sample_respacing",
+        "train.max_nonfinite_steps",
+    }
+)
+
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+
+# By number of resolutions; 32 x 32 is the exception among the four.
+_CHANNEL_MULTS = {
+    1: (1,),
+    2: (1, 2),
+    3: (1, 2, 2),
+    4: (1, 2, 3, 4),
+    5: (1, 1, 2, 3, 4),
+    6: (1, 1, 2, 2, 4, 4),
+}
+
+
+def check_config(config: ml_collections.ConfigDict, defaults: ml_collections.ConfigDict) -> None:
+    """Raises ValueError for a key that is unknown or missing, or a value of another type."""
+    values, known = flat_config(config), flat_config(defaults)
+    for key in sorted(values.keys() - known.keys()):
+        raise ValueError(unknown_key_message(key, known))
+    for key in sorted(known.keys() - values.keys()):
+        raise ValueError(f"the configuration lacks {key}; start from configs/default.py")
+    for key, value in values.items():
+        default = known[key]
+        if default is None or (isinstance(default, float) and type(value) is int):
+            continue
+        if type(value) is not type(default):
+            raise ValueError(
+                f"{key}={value!r} is of type {type(value).__name__}, "
+                f"expected {type(default).__name__} such as {default!r}"
+            )
+
+
+def unknown_key_message(key: str, known: Iterable[str]) -> str:
+    """What to say of a key that does not exist, with those that look like it."""
+    close = difflib.get_close_matches(key, known, n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else "see configs/default.py"
+    return f"unknown configuration key {key!r}: {hint}"
+
+
+def flat_config(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """All values by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            flat |= flat_config(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def build_diffusion(config: ml_collections.ConfigDict, respacing: str = "") -> dm.GaussianDiffusion:
+    """The diffusion process, with all of its steps or those that `respacing` keeps."""
+    c = config.diffusion
+    if c.use_kl:
+        loss_type = dm.LossType.RESCALED_KL
+    else:
+        loss_type = dm.LossType.RESCALED_MSE if c.rescale_learned_sigmas else dm.LossType.MSE
+    if c.learn_sigma:
+        var_type = dm.VarType.LEARNED_RANGE
+    else:
+        var_type = dm.VarType.FIXED_SMALL if c.sigma_small else dm.VarType.FIXED_LARGE
+    if c.learn_sigma and c.sigma_small:
+        raise ValueError("diffusion.sigma_small=True has no effect with learn_sigma=True")
+    return dm.make_diffusion(
+        dm.beta_schedule(c.noise_schedule, c.steps),
+        mean_type=dm.MeanType.X_START if c.predict_xstart else dm.MeanType.EPSILON,
+        var_type=var_type,
+        loss_type=loss_type,
+        rescale_timesteps=c.rescale_timesteps,
+        keep_timesteps=dm.space_timesteps(c.steps, respacing) if respacing else None,
+    )
+
+
+def default_channel_mult(image_size: int) -> tuple[int, ...]:
+    """The reference's factors for 32, 64 and 256 pixels, and their like for other sizes.
+
+    The network halves the image while it stays even and at least 4 wide (8 from 64 on).
+    """
+    if image_size == 32:
+        return (1, 2, 2, 2)
+    smallest = 8 if image_size >= 64 else 4
+    levels, size = 1, image_size
+    while size % 2 == 0 and size // 2 >= smallest and levels < max(_CHANNEL_MULTS):
+        levels, size = levels + 1, size // 2
+    return _CHANNEL_MULTS[levels]
+
+
+def build_model(config: ml_collections.ConfigDict) -> models.UNet:
+    """The network, checked against the image size."""
+    c = config.model
+    if c.image_size < 1:
+        raise ValueError(f"model.image_size={c.image_size} must be at least 1")
+    if not 1 <= c.in_channels <= 4:
+        raise ValueError(f"model.in_channels={c.in_channels} must be 1 to 4")
+    if c.num_classes < 0:
+        raise ValueError(f"model.num_classes={c.num_classes} must be 0 (unconditional) or more")
+    if c.num_res_blocks < 1:
+        raise ValueError(f"model.num_res_blocks={c.num_res_blocks} must be at least 1")
+    if c.dtype not in _DTYPES:
+        raise ValueError(f"model.dtype={c.dtype!r}: choose one of {', '.join(_DTYPES)}")
+    mult = tuple(c.channel_mult) or default_channel_mult(c.image_size)
+    factor = 2 ** (len(mult) - 1)
+    if c.image_size % factor:
+        raise ValueError(
+            f"model.image_size={c.image_size} is not divisible by {factor}, by which the "
+            f"{len(mult)} resolutions of channel_mult={mult} down-sample"
+        )
+    sizes = [c.image_size // 2**level for level in range(len(mult))]
+    for size in c.attention_resolutions:
+        if size not in sizes:
+            raise ValueError(
+                f"model.attention_resolutions={tuple(c.attention_resolutions)}: the network "
+                f"never reaches {size}; its feature maps are {sizes} wide"
+            )
+    return models.UNet(
+        model_channels=c.num_channels,
+        out_channels=c.in_channels * (2 if config.diffusion.learn_sigma else 1),
+        num_res_blocks=c.num_res_blocks,
+        attention_resolutions=tuple(c.image_size // size for size in c.attention_resolutions),
+        dropout=c.dropout,
+        channel_mult=mult,
+        conv_resample=c.conv_resample,
+        num_classes=c.num_classes or None,
+        use_checkpoint=c.use_checkpoint,
+        num_heads=c.num_heads,
+        num_heads_upsample=c.num_heads_upsample,
+        use_scale_shift_norm=c.use_scale_shift_norm,
+        dtype=_DTYPES[c.dtype],
+        in_channels=c.in_channels,
+    )
+
+
+def build_source(config: ml_collections.ConfigDict, split: str = "") -> Source:
+    """The data, checked against the model. `split` overrides that of the configuration."""
+    source = load_source(config.data.name, config.data.dir, split or config.data.split)
+    size, channels = config.model.image_size, config.model.in_channels
+    if source.image_shape != (size, size, channels):
+        raise ValueError(
+            f"data.name={config.data.name!r} has images of (height, width, channels) "
+            f"{source.image_shape}, but model.image_size={size} and model.in_channels={channels}"
+        )
+    classes, limit = len(source.class_names), config.model.num_classes
+    if limit and not classes:
+        raise ValueError(f"model.num_classes={limit}, but {config.data.name!r} has no labels")
+    if limit and classes > limit:
+        raise ValueError(
+            f"data.name={config.data.name!r} has labels 0 to {classes - 1}, "
+            f"outside model.num_classes={limit}"
+        )
+    return source
+
+
+def build_learning_rate(config: ml_collections.ConfigDict):
+    """The learning rate as a function of the step."""
+    c = config.train
+    if c.lr <= 0:
+        raise ValueError(f"train.lr={c.lr} must be positive")
+    if c.lr_anneal_steps < 0 or 0 < c.lr_anneal_steps < (c.num_steps or 0):
+        raise ValueError(
+            f"train.lr_anneal_steps={c.lr_anneal_steps} must be 0, or at least "
+            f"train.num_steps={c.num_steps}: the learning rate would be 0 before the end"
+        )
+    return linear_anneal(c.lr, c.lr_anneal_steps)
+
+
+def build_optimizer(config: ml_collections.ConfigDict):
+    """AdamW with the averaged parameters in its state."""
+    c = config.train
+    for key in ("weight_decay", "grad_clip"):
+        if c[key] < 0:
+            raise ValueError(f"train.{key}={c[key]} must not be negative")
+    return make_optimizer(
+        build_learning_rate(config),
+        weight_decay=c.weight_decay,
+        grad_clip=c.grad_clip,
+        ema_rates=tuple(c.ema_rate),
+    )
+
+
+def build_preview(config: ml_collections.ConfigDict, model, class_names, mesh) -> Preview:
+    """What draws the sample grids during training."""
+    if config.train.num_samples < 1:
+        raise ValueError(f"train.num_samples={config.train.num_samples} must be at least 1")
+    return Preview(
+        d=build_diffusion(config, config.train.sample_respacing),
+        model=model,
+        image_shape=(config.model.image_size,) * 2 + (config.model.in_channels,),
+        num_samples=config.train.num_samples,
+        class_names=class_names,
+        seed=config.train.seed,
+        mesh=mesh,
+    )
+
+
+def build_training(config: ml_collections.ConfigDict) -> Training:
+    """Everything that `training.loop.train` needs."""
+    c = config.train
+    _check_train(config)
+    mesh = sharding.make_mesh()
+    sharding.check_batch_size(c.batch_size, c.microbatch, mesh)
+    model, diffusion, source = build_model(config), build_diffusion(config), build_source(config)
+    preview = build_preview(config, model, source.class_names, mesh)
+    return Training(
+        config=config.to_dict(),
+        diffusion=diffusion,
+        model=model,
+        optimizer=build_optimizer(config),
+        learning_rate=build_learning_rate(config),
+        timestep_sampler=dm.timestep_sampler(c.schedule_sampler, diffusion.num_timesteps),
+        batches=make_batches(
+            source,
+            batch_size=c.batch_size,
+            seed=c.seed,
+            random_flip=config.data.random_flip,
+            num_workers=config.data.num_workers,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ),
+        mesh=mesh,
+        image_shape=source.image_shape,
+        class_names=source.class_names,
+        draw_samples=preview.make(),
+        **{key: c[key] for key in _LOOP_KEYS},
+    )
+
+
+_LOOP_KEYS = (
+    "num_steps",
+    "batch_size",
+    "microbatch",
+    "seed",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "sample_every",
+    "max_nonfinite_steps",
+)
+
+
+def _check_train(config: ml_collections.ConfigDict) -> None:
+    c = config.train
+    if c.num_steps is None:
+        raise ValueError("train.num_steps is not set: say how long to train")
+    for key in ("num_steps", "log_every", "checkpoint_every", "keep_checkpoints"):
+        if c[key] < 1:
+            raise ValueError(f"train.{key}={c[key]} must be at least 1")
+    if c.max_nonfinite_steps < 1:
+        raise ValueError(f"train.max_nonfinite_steps={c.max_nonfinite_steps} must be at least 1")
+    if c.sample_every < 0 or config.data.num_workers < 0:
+        raise ValueError(
+            f"train.sample_every={c.sample_every} and data.num_workers="
+            f"{config.data.num_workers} must not be negative"
+        )
+    if not 0 <= c.seed < 2**31:
+        raise ValueError(f"train.seed={c.seed} must be in [0, 2**31)")
+    if c.data_parallel != "jit":
+        raise ValueError(f"train.data_parallel={c.data_parallel!r}: only 'jit' is implemented")
+    if config.model.dtype == "float16":
+        raise ValueError(
+            "model.dtype='float16' needs loss scaling to train, which is not implemented; "
+            "use 'bfloat16'"
+        )

@@ -1,0 +1,126 @@
+"""Checkpoints: Orbax, one item for each part of the state.
+
+checkpoints/<step>/params             parameters
+checkpoints/<step>/ema                averaged parameters, by decay
+checkpoints/<step>/opt                the optimiser's moments and counts
+checkpoints/<step>/timestep_sampler   where the sampler has a state
+checkpoints/<step>/counters           running averages and counters of skipped steps
+checkpoints/<step>/data               the data iterator's position
+checkpoints/<step>/meta               format version, step and configuration
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import optax
+import orbax.checkpoint as ocp
+
+from iddpm_jax.training.state import TrainState
+
+FORMAT_VERSION = 1
+_ARRAY_ITEMS = ("params", "ema", "opt", "timestep_sampler", "counters")
+_JSON_ITEMS = ("data", "meta")
+
+
+class Checkpoints:
+    """The checkpoints of one work directory.
+
+    Saving copies the state off the devices and writes in the background; a checkpoint
+    appears under its final name only when it is complete.
+    """
+
+    def __init__(self, workdir: pathlib.Path, keep: int):
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            cleanup_tmp_directories=True,
+            step_prefix=None,
+        )
+        self.directory = (workdir / "checkpoints").absolute()
+        self._manager = ocp.CheckpointManager(
+            self.directory, options=options, item_names=(*_ARRAY_ITEMS, *_JSON_ITEMS)
+        )
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, state: TrainState, data_state: dict, config: dict) -> None:
+        """Saves the state under its step, unless that step is saved already."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        items = {name: ocp.args.StandardSave(tree) for name, tree in split(state).items() if tree}
+        meta = {"format_version": FORMAT_VERSION, "step": step, "config": config}
+        items |= {"data": ocp.args.JsonSave(data_state), "meta": ocp.args.JsonSave(meta)}
+        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    def restore(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict]:
+        """Loads the state saved at `step` and the data iterator's position.
+
+        Args:
+          abstract_state: shapes, dtypes and shardings, as from `jax.eval_shape`.
+
+        Raises:
+          ValueError: the checkpoint cannot be read, or is of another format version.
+        """
+        abstract = {name: tree for name, tree in split(abstract_state).items() if tree}
+        items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
+        items |= {name: ocp.args.JsonRestore() for name in _JSON_ITEMS}
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # Orbax raises many kinds for damaged files.
+            raise ValueError(
+                f"the checkpoint {self.directory / str(step)} cannot be read "
+                f"({type(error).__name__}: {error}); delete that folder to continue from an "
+                "earlier one"
+            ) from error
+        version = restored["meta"]["format_version"]
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"the checkpoint {self.directory / str(step)} has format version {version}, "
+                f"this program reads version {FORMAT_VERSION}"
+            )
+        return join(abstract_state, restored), restored["data"]
+
+    def close(self) -> None:
+        """Waits until everything is written."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def split(state: TrainState) -> dict[str, Any]:
+    """The state as checkpoint items."""
+    return {
+        "params": state.params,
+        "ema": state.ema,
+        "opt": optax.tree.set(state.opt_state, ema=None),
+        "timestep_sampler": state.sampler_state,
+        "counters": {
+            "step": state.step,
+            "skipped": state.skipped,
+            "skipped_in_row": state.skipped_in_row,
+            "running": state.metrics,
+        },
+    }
+
+
+def join(like: TrainState, items: dict[str, Any]) -> TrainState:
+    """The inverse of `split`; `like` tells the structure of what is not an item."""
+    counters = items["counters"]
+    return like.replace(
+        step=counters["step"],
+        params=items["params"],
+        opt_state=optax.tree.set(items["opt"], ema=items["ema"]),
+        sampler_state=items["timestep_sampler"] if like.sampler_state else like.sampler_state,
+        metrics=counters["running"],
+        skipped=counters["skipped"],
+        skipped_in_row=counters["skipped_in_row"],
+    )
+
+
+def abstract_on(state_shapes: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
+    """Gives every leaf of an abstract state a sharding, without which Orbax guesses one."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state_shapes
+    )

@@ -1,0 +1,173 @@
+"""The training loop: restore, step, log, sample, save."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+from clu import parameter_overview
+from jax.sharding import Mesh
+
+from iddpm_jax import diffusion as dm
+from iddpm_jax.data import BatchIterator
+from iddpm_jax.evaluation.grids import save_png
+from iddpm_jax.training import metrics as mt
+from iddpm_jax.training import sharding
+from iddpm_jax.training.checkpoints import Checkpoints, abstract_on
+from iddpm_jax.training.interrupt import StopRequest
+from iddpm_jax.training.progress import Progress
+from iddpm_jax.training.state import TrainState
+from iddpm_jax.training.step import initial_metrics, make_init, make_train_step
+
+
+class NonFiniteError(RuntimeError):
+    """Training met non-finite losses or gradients too many times in a row."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Everything that a run needs, built and checked, with nothing compiled yet."""
+
+    config: dict[str, Any]  # Kept inside every checkpoint.
+    diffusion: dm.GaussianDiffusion
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    timestep_sampler: dm.TimestepSampler
+    batches: BatchIterator
+    mesh: Mesh
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    draw_samples: Callable[[Any], np.ndarray]  # Averaged parameters to a picture.
+    num_steps: int
+    batch_size: int
+    microbatch: int
+    seed: int
+    log_every: int
+    checkpoint_every: int
+    keep_checkpoints: int
+    sample_every: int
+    max_nonfinite_steps: int
+
+
+def train(run: Training, workdir: pathlib.Path) -> TrainState:
+    """Trains in `workdir` until `run.num_steps`, from the latest checkpoint if there is one.
+
+    On SIGTERM or SIGINT the state is saved after the step at hand, and training returns.
+
+    Raises:
+      NonFiniteError: after `run.max_nonfinite_steps` skipped steps in a row. The last good
+        state is saved.
+      ValueError: the latest checkpoint cannot be read.
+    """
+    with ExitStack() as stack:
+        checkpoints = Checkpoints(workdir, run.keep_checkpoints)
+        stack.callback(checkpoints.close)
+        state = _restore_or_init(run, checkpoints)
+        first_step = int(state.step)
+        print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
+        if first_step >= run.num_steps:
+            print(
+                f"{workdir} has all of its {first_step:,} steps; "
+                "raise --config.train.num_steps to train on"
+            )
+            return state
+        writer = mt.MetricWriter(workdir, first_step)
+        stack.callback(writer.close)
+        progress = Progress(first_step, run.num_steps, run.batch_size)
+        stack.callback(progress.close)
+        stop = stack.enter_context(StopRequest())
+        return _run_steps(run, workdir, state, checkpoints, writer, progress, stop)
+
+
+def _restore_or_init(run: Training, checkpoints: Checkpoints) -> TrainState:
+    init = make_init(
+        run.diffusion, run.model, run.image_shape, run.optimizer, run.timestep_sampler, run.mesh
+    )
+    key = jax.random.key(run.seed)
+    if not checkpoints.steps():
+        return init(key)
+    abstract = abstract_on(jax.eval_shape(init, key), sharding.replicated(run.mesh))
+    state, data_state = checkpoints.restore(checkpoints.steps()[-1], abstract)
+    run.batches.set_state(data_state)
+    print(f"continuing after step {int(state.step):,} of {checkpoints.directory}")
+    return state
+
+
+def _run_steps(run, workdir, state, checkpoints, writer, progress, stop) -> TrainState:
+    train_step = make_train_step(
+        run.diffusion,
+        run.model,
+        run.optimizer,
+        run.timestep_sampler,
+        run.learning_rate,
+        run.mesh,
+        seed=run.seed,
+        microbatch=run.microbatch,
+    )
+
+    def save(state: TrainState) -> None:
+        checkpoints.save(state, run.batches.get_state(), run.config)
+
+    progress.note(f"compiling the train step; files go to {workdir}")
+    for step in range(int(state.step) + 1, run.num_steps + 1):
+        batch = next(run.batches)
+        if not run.model.num_classes:
+            batch = {"image": batch["image"]}
+        state = train_step(state, sharding.shard_batch(run.mesh, batch))
+        progress.advance(step)
+        last = step == run.num_steps
+        # Looking at the counter waits for the device, so it is not done at every step.
+        if step % run.max_nonfinite_steps == 0 or step % run.log_every == 0 or last:
+            _check_finite(run, state, save)
+        if step % run.log_every == 0 or last:
+            state = _log(run, state, step, writer, progress)
+        if run.sample_every and (step % run.sample_every == 0 or last):
+            with progress.paused():
+                _sample(run, workdir, state, step, writer, progress)
+        if step % run.checkpoint_every == 0 or last or stop.requested:
+            with progress.paused():
+                save(state)
+        if stop.requested and not last:
+            progress.note(f"stopped and saved after step {step:,}; the same command continues")
+            break
+    return state
+
+
+def _check_finite(run: Training, state: TrainState, save: Callable) -> None:
+    in_row = int(state.skipped_in_row)
+    if in_row < run.max_nonfinite_steps:
+        return
+    save(state)
+    raise NonFiniteError(
+        f"loss or gradient was not finite in the last {in_row} steps, up to step "
+        f"{int(state.step):,} (train.max_nonfinite_steps={run.max_nonfinite_steps}). The "
+        "parameters are those before these steps; a lower train.lr, or train.grad_clip=1, helps "
+        "most often"
+    )
+
+
+def _log(run: Training, state: TrainState, step: int, writer, progress) -> TrainState:
+    """Writes the averages since the last line, and starts new ones."""
+    values = mt.compute(state.metrics)
+    values["samples"] = step * run.batch_size
+    values["skipped_steps"] = int(state.skipped)
+    timing = progress.rates(step)
+    writer.scalars(step, values, timing)
+    progress.report(step, values, timing)
+    empty = sharding.replicate(run.mesh, initial_metrics(run.diffusion))
+    return state.replace(metrics=empty)
+
+
+def _sample(run: Training, workdir: pathlib.Path, state: TrainState, step, writer, progress):
+    decay, params = next(iter(state.ema.items()), ("none", state.params))
+    grid = run.draw_samples(params)
+    path = workdir / "samples" / f"step_{step:08d}_ema_{decay}.png"
+    save_png(path, grid)
+    writer.image(step, "samples", grid)
+    progress.note(f"samples of step {step:,}: {path}")

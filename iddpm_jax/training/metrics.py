@@ -1,0 +1,110 @@
+"""What training reports: running averages on the device, and the files they go to.
+
+Axis letters: B batch, T diffusion steps.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu.metrics import Average
+
+Metrics = dict[str, Average]
+
+_QUARTILES = 4
+
+
+def loss_metrics(
+    losses: Mapping[str, jax.Array],
+    t: jax.Array,
+    weights: jax.Array,
+    num_timesteps: int,
+    keep: jax.Array,
+) -> Metrics:
+    """Averages of each loss, and of each quartile of the timesteps, `loss_q0` … `loss_q3`.
+
+    Args:
+      losses: per example, `[B]` each.
+      t: int32 `[B]`.
+      weights: importance weights `[B]`. The plain names are of weighted losses, as in the
+        reference, those that begin with `unweighted/` of the losses themselves.
+      keep: scalar bool; False leaves the averages as they are.
+    """
+    quartile = _QUARTILES * t // num_timesteps
+    metrics: Metrics = {}
+    for name, loss in losses.items():
+        for key, value in ((name, loss * weights), (f"unweighted/{name}", loss)):
+            mask = jnp.broadcast_to(keep, value.shape)
+            metrics[key] = Average.from_model_output(value, mask=mask)
+            for q in range(_QUARTILES):
+                in_quartile = mask & (quartile == q)
+                metrics[f"{key}_q{q}"] = Average.from_model_output(value, mask=in_quartile)
+    return metrics
+
+
+def scalar_metric(value: jax.Array, keep: jax.Array) -> Average:
+    """The average over steps of one number a step."""
+    return Average.from_model_output(jnp.reshape(value, 1), mask=keep.reshape(1))
+
+
+def merge(a: Metrics, b: Metrics) -> Metrics:
+    return {name: a[name].merge(b[name]) for name in a}
+
+
+def compute(metrics: Metrics) -> dict[str, float]:
+    """The averages as floats, without those that saw nothing."""
+    host: Metrics = jax.device_get(metrics)
+    return {name: float(m.compute()) for name, m in sorted(host.items()) if m.count > 0}
+
+
+class MetricWriter:
+    """Writes `metrics.jsonl` and TensorBoard events into a work directory.
+
+    Opening it for a run that continues at `start_step` drops what an interrupted run had
+    written about later steps, so that no step is ever there twice.
+    """
+
+    def __init__(self, workdir: pathlib.Path, start_step: int):
+        from tensorboardX import SummaryWriter
+
+        path = workdir / "metrics.jsonl"
+        _drop_rows_after(path, start_step)
+        self._file = path.open("a", encoding="utf-8")
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+
+    def scalars(self, step: int, values: Mapping[str, float], timing: Mapping[str, float]) -> None:
+        """Writes `values` to both; `timing`, which no two runs share, to TensorBoard only."""
+        row = json.dumps({"step": step, **values})
+        self._file.write(row + "\n")
+        self._file.flush()
+        for name, value in {**values, **timing}.items():
+            self._events.add_scalar(name, value, step)
+        self._events.flush()
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Writes a picture, uint8 `[H, W, C]`, to TensorBoard."""
+        self._events.add_image(name, image, step, dataformats="HWC")
+        self._events.flush()
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def _drop_rows_after(path: pathlib.Path, step: int) -> None:
+    """Removes rows of later steps, and a last row that was cut off, in one atomic move."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    scratch = path.with_suffix(".jsonl.tmp")
+    scratch.write_text("".join(kept), encoding="utf-8")
+    os.replace(scratch, path)

@@ -1,0 +1,69 @@
+"""The optimiser: AdamW, and the moving averages of the parameters inside its state."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Params = Any
+
+
+class ParamsEmaState(NamedTuple):
+    """One averaged copy of the parameters for each decay, under `str(decay)`."""
+
+    ema: dict[str, Params]
+
+
+def params_ema(decays: Sequence[float]) -> optax.GradientTransformation:
+    """Keeps exponential moving averages of the parameters; the updates pass unchanged.
+
+    ema ← decay · ema + (1 - decay) · (params + updates), without bias correction: the
+    averages start as the initial parameters (DDPM, section 4). It has to be the last link
+    of a chain, where the updates are what will be added to the parameters.
+
+    Raises:
+      ValueError: a decay outside [0, 1), or twice the same.
+    """
+    for decay in decays:
+        if not 0 <= decay < 1:
+            raise ValueError(f"train.ema_rate={tuple(decays)}: {decay} is not in [0, 1)")
+    if len(set(decays)) != len(decays):
+        raise ValueError(f"train.ema_rate={tuple(decays)} has the same rate twice")
+
+    def init(params):
+        # Copies: the step donates its state, and a buffer can be given away only once.
+        return ParamsEmaState({str(decay): jax.tree.map(jnp.array, params) for decay in decays})
+
+    def update(updates, state, params=None):
+        if params is None:
+            raise ValueError("params_ema needs params: optimizer.update(updates, state, params)")
+        new_params = optax.apply_updates(params, updates)
+        ema = {
+            str(decay): optax.incremental_update(new_params, state.ema[str(decay)], 1 - decay)
+            for decay in decays
+        }
+        return updates, ParamsEmaState(ema)
+
+    return optax.GradientTransformation(init, update)
+
+
+def linear_anneal(lr: float, anneal_steps: int) -> optax.Schedule:
+    """lr · (1 - step / anneal_steps), or a constant where anneal_steps is 0."""
+    if not anneal_steps:
+        return optax.constant_schedule(lr)
+    return optax.linear_schedule(lr, 0.0, anneal_steps)
+
+
+def make_optimizer(
+    learning_rate: optax.Schedule,
+    *,
+    weight_decay: float = 0.0,
+    grad_clip: float = 0.0,
+    ema_rates: Sequence[float] = (),
+) -> optax.GradientTransformation:
+    """AdamW with PyTorch's constants, optional clipping by global norm, and `params_ema`."""
+    links = [optax.clip_by_global_norm(grad_clip)] if grad_clip else []
+    links.append(optax.adamw(learning_rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay))
+    return optax.chain(*links, params_ema(ema_rates))

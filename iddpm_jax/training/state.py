@@ -1,0 +1,51 @@
+"""Everything that training carries from step to step."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from iddpm_jax.training.metrics import Metrics
+
+
+@flax.struct.dataclass
+class TrainState:
+    """State of training; a pytree, all of which is checkpointed.
+
+    Attributes:
+      step: steps taken, skipped ones included, int32.
+      params: the parameters.
+      opt_state: the optimiser's state, the averaged parameters inside.
+      sampler_state: the timestep sampler's state.
+      metrics: running averages since the last line of the log.
+      skipped: steps whose gradients were not finite and were not applied, int32.
+      skipped_in_row: the latest of them that were consecutive, int32.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: optax.OptState
+    sampler_state: Any
+    metrics: Metrics
+    skipped: jax.Array
+    skipped_in_row: jax.Array
+
+    @property
+    def ema(self) -> dict[str, Any]:
+        """The averaged parameters, by `str(decay)`."""
+        return optax.tree.get(self.opt_state, "ema")
+
+
+def init_state(params, optimizer, timestep_sampler, metrics: Metrics) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        sampler_state=timestep_sampler.init(),
+        metrics=metrics,
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_in_row=jnp.zeros((), jnp.int32),
+    )

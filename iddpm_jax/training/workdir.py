@@ -1,0 +1,89 @@
+"""The work directory: the one place a run writes to, and what says which run it is."""
+
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+_ABSENT = object()
+
+
+def open_workdir(path: str, config: Mapping[str, Any], may_change: Collection[str]) -> pathlib.Path:
+    """Creates the work directory, or checks that it belongs to this run, and records the config.
+
+    Args:
+      path: the directory.
+      config: the resolved configuration, nested dicts of plain values.
+      may_change: dotted keys in which a run that is continued may differ.
+
+    Raises:
+      ValueError: the directory cannot be written, or holds a run with another configuration;
+        the message lists the keys that differ with both values.
+    """
+    workdir = pathlib.Path(path).absolute()
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        raise ValueError(f"the work directory {workdir} cannot be written: {error}") from error
+    config = json.loads(json.dumps(config))  # Tuples become lists, as they will be read back.
+    file = workdir / "config.json"
+    if file.exists():
+        differences = _differences(read_config(workdir), config, may_change)
+        if differences:
+            raise ValueError(
+                f"{workdir} holds a run with another configuration:\n  "
+                + "\n  ".join(differences)
+                + "\ncontinue it with the values it has, or choose another --workdir"
+            )
+    write_json(file, config)
+    return workdir
+
+
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+    """The configuration that a work directory was made with."""
+    file = workdir / "config.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a JSON file in one atomic move."""
+    scratch = path.with_name(path.name + ".tmp")
+    scratch.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(scratch, path)
+
+
+def write_labels(workdir: pathlib.Path, class_names: Sequence[str]) -> None:
+    """Records the names of the classes, in the order of their labels."""
+    write_json(workdir / "labels.json", list(class_names))
+
+
+def _differences(old: Mapping, new: Mapping, may_change: Collection[str]) -> list[str]:
+    old_flat, new_flat = flatten(old), flatten(new)
+    lines = []
+    for key in sorted(old_flat.keys() | new_flat.keys()):
+        before, now = old_flat.get(key, _ABSENT), new_flat.get(key, _ABSENT)
+        if before != now and key not in may_change:
+            lines.append(f"{key}: the directory has {_show(before)}, this run {_show(now)}")
+    return lines
+
+
+def _show(value: Any) -> str:
+    return "nothing" if value is _ABSENT else repr(value)
+
+
+def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,112 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from iddpm_jax import diffusion
+
+SHAPE = (4, 4, 1)
+
+
+def _make(steps=1000, spec="25", schedule="cosine"):
+    return diffusion.make_diffusion(
+        diffusion.beta_schedule(schedule, steps),
+        mean_type="epsilon",
+        var_type="learned_range",
+        loss_type="mse",
+        keep_timesteps=diffusion.space_timesteps(steps, spec),
+    )
+
+
+def _model_fn(x, timestep):
+    scale = 1 + 0.001 * timestep.reshape(-1, 1, 1, 1)
+    return jnp.concatenate([jnp.tanh(x * scale), jnp.sin(x)], axis=-1)
+
+
+@functools.partial(jax.jit, static_argnames=("step", "eta"))
+def _sample(d, keys, step=diffusion.ddpm_step, eta=None):
+    options = {} if eta is None else {"eta": eta}
+    x_T = diffusion.initial_noise(keys, SHAPE)
+    return diffusion.sample_loop(d, _model_fn, x_T, keys, step=step, **options)
+
+
+def _keys(count, first=0):
+    return diffusion.per_sample_keys(jax.random.key(7), count, first)
+
+
+def test_sample_loop_gives_each_sample_its_own_noise_whatever_the_batch():
+    d = _make()
+    together = _sample(d, _keys(6))
+    apart = jnp.concatenate([_sample(d, _keys(2, first)) for first in (0, 2, 4)])
+    np.testing.assert_array_equal(together, apart)
+    assert len(np.unique(together[:, 0, 0, 0])) == 6
+
+
+def test_sample_loop_derives_keys_from_one_key():
+    d, keys = _make(), _keys(3)
+    x_T = diffusion.initial_noise(keys, SHAPE)
+    for key in (jax.random.key(7), jax.random.PRNGKey(7)):
+        from_one = diffusion.sample_loop(d, _model_fn, x_T, key)
+        np.testing.assert_allclose(from_one, _sample(d, keys), atol=1e-5)
+
+
+def test_sample_loop_does_not_recompile_for_other_respacings_of_one_length():
+    # Not by name: the cache is that of the function.
+    before = _sample._cache_size()
+    for steps in (1000, 4000):
+        _sample(_make(steps), _keys(5))
+    assert _sample._cache_size() == before + 1
+
+
+def test_ddim_step_with_eta_1_stays_finite_where_rounding_bites():
+    for schedule, steps, spec in (("cosine", 4000, "10"), ("cosine", 50, "50")):
+        samples = _sample(_make(steps, spec, schedule), _keys(2), diffusion.ddim_step, eta=1.0)
+        assert np.all(np.isfinite(samples))
+
+
+def test_ddim_step_is_deterministic_without_eta():
+    d = _make()
+    x_T = diffusion.initial_noise(_keys(2), SHAPE)
+    one, other = (
+        diffusion.sample_loop(d, _model_fn, x_T, jax.random.key(seed), step=diffusion.ddim_step)
+        for seed in (1, 2)
+    )
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.5])
+def test_ddim_step_refuses_eta_outside_range(eta):
+    x, t = jnp.zeros((1, *SHAPE)), jnp.array([3])
+    with pytest.raises(ValueError, match=rf"eta={eta} must be in \[0, 1\]"):
+        diffusion.ddim_step(_make(), _model_fn, x, t, x, eta=eta)
+
+
+def test_ddim_reverse_step_is_undone_by_ddim_step():
+    d = _make(spec="1000")
+    x = 0.1 * jax.random.normal(jax.random.key(0), (2, *SHAPE))
+
+    def model_fn(x, timestep):
+        # A network that always sees the same noise makes the ODE exact in both directions.
+        return jnp.full((*x.shape[:-1], 2), 0.3)
+
+    for t in (0, 10, 500, 998):
+        up, _ = diffusion.ddim_reverse_step(d, model_fn, x, jnp.full(2, t), clip_denoised=False)
+        down, _ = diffusion.ddim_step(
+            d, model_fn, up, jnp.full(2, t + 1), jnp.zeros_like(x), clip_denoised=False
+        )
+        np.testing.assert_allclose(down, x, atol=2e-4)
+
+
+def test_sample_loop_refuses_both_or_neither_of_key_and_noises():
+    d, x_T = _make(), jnp.zeros((1, *SHAPE))
+    with pytest.raises(ValueError, match="a key or the noises"):
+        diffusion.sample_loop(d, _model_fn, x_T)
+    with pytest.raises(ValueError, match="a key or the noises"):
+        diffusion.bpd_loop(d, _model_fn, x_T, jax.random.key(0), noises=x_T)
+
+
+def test_per_sample_keys_refuses_another_number_of_keys():
+    with pytest.raises(ValueError, match="3 keys were given for a batch of 2"):
+        diffusion.per_sample_keys(_keys(3), 2)

@@ -1,0 +1,29 @@
+import numpy as np
+import pytest
+
+from iddpm_jax import diffusion
+
+
+@pytest.mark.parametrize("name", diffusion.beta_schedule_names())
+@pytest.mark.parametrize("steps", [20, 100, 1000, 4000])
+def test_beta_schedule_ends_in_noise(name, steps):
+    betas = diffusion.beta_schedule(name, steps)
+    assert betas.dtype == np.float64
+    assert betas.shape == (steps,)
+    assert np.cumprod(1 - betas)[-1] < 1e-3
+
+
+def test_beta_schedule_refuses_unknown_name():
+    with pytest.raises(ValueError, match=r"'cosin'.*linear, cosine"):
+        diffusion.beta_schedule("cosin", 1000)
+
+
+@pytest.mark.parametrize("steps", [1, 19])
+def test_beta_schedule_refuses_linear_below_20_steps(steps):
+    with pytest.raises(ValueError, match=rf"num_timesteps={steps} has beta\[.*outside \(0, 1\]"):
+        diffusion.beta_schedule("linear", steps)
+
+
+def test_beta_schedule_refuses_no_steps():
+    with pytest.raises(ValueError, match="num_timesteps=0"):
+        diffusion.beta_schedule("cosine", 0)

@@ -1,0 +1,53 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from iddpm_jax import diffusion, models
+from iddpm_jax.evaluation.previews import Preview
+from tests import tiny
+
+
+def _preview(num_classes, num_samples, class_names=(), devices=1):
+    model = models.UNet(
+        model_channels=32,
+        out_channels=2,
+        num_res_blocks=1,
+        attention_resolutions=(),
+        channel_mult=(1,),
+        num_classes=num_classes or None,
+        in_channels=1,
+    )
+    betas = diffusion.beta_schedule("cosine", 4)
+    types = {"mean_type": "epsilon", "var_type": "learned_range", "loss_type": "mse"}
+    d = diffusion.make_diffusion(betas, **types)
+    return Preview(d, model, (8, 8, 1), num_samples, class_names, 0, tiny.mesh(devices))
+
+
+@pytest.mark.parametrize(
+    ("classes", "samples", "rows", "columns"),
+    [(10, 100, 10, 10), (10, 64, 10, 6), (2, 64, 2, 32), (1000, 64, 8, 8), (100, 64, 8, 8)],
+)
+def test_preview_gives_each_class_a_row(classes, samples, rows, columns):
+    labels, per_row, names = _preview(classes, samples).layout()
+    assert (len(names), per_row, len(labels)) == (rows, columns, rows * columns)
+    assert labels.min() == 0
+    assert labels.max() == classes - 1
+    assert np.all(labels.reshape(rows, columns) == labels[::columns, None])
+
+
+def test_preview_of_an_unconditional_model_is_a_square():
+    assert _preview(0, 64).layout() == (None, 8, ())
+
+
+def test_preview_draws_the_same_on_one_and_eight_devices():
+    one = _preview(2, 16, ("a", "b"))
+    eight = dataclasses.replace(one, mesh=tiny.mesh(8))
+    params = jax.jit(one.model.init)(
+        jax.random.key(0), np.zeros((1, 8, 8, 1)), np.zeros(1), np.zeros(1, int)
+    )["params"]
+    pictures = [preview.make()(params) for preview in (one, eight)]
+    assert pictures[0].dtype == np.uint8
+    assert pictures[0].shape[0] == 2 * 34 + 2
+    assert np.abs(pictures[0].astype(int) - pictures[1]).max() <= 1

@@ -1,0 +1,149 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from iddpm_jax import models
+
+OPTIONS = {
+    "model_channels": 32,
+    "out_channels": 2,
+    "num_res_blocks": 1,
+    "attention_resolutions": (2,),
+    "channel_mult": (1, 2),
+    "in_channels": 1,
+}
+
+
+def _init(model, size=4):
+    x = jnp.ones((2, *(size,) * model.dims, model.in_channels))
+    labels = jnp.zeros(2, jnp.int32) if model.num_classes else None
+    # Random everywhere: some layers start at zero, and would hide what comes before them.
+    abstract = models.abstract_params(model)
+    leaves, structure = jax.tree.flatten(abstract)
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+    values = [0.1 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, values), x, labels
+
+
+def test_unet_starts_as_the_zero_function():
+    model = models.UNet(**OPTIONS)
+    x = jnp.ones((2, 4, 4, 1))
+    params = jax.jit(model.init)(jax.random.key(0), x, jnp.zeros(2))["params"]
+    out = model.apply({"params": params}, x, jnp.array([0.0, 10.0]))
+    np.testing.assert_array_equal(out, np.zeros((2, 4, 4, 2)))
+    kernel = params["down_1_res"]["in_conv"]["kernel"]
+    bound = 1 / np.sqrt(9 * 32)
+    assert 0.95 * bound < np.abs(kernel).max() <= bound
+    assert kernel.dtype == np.float32
+
+
+def test_unet_with_checkpointing_has_the_same_gradients():
+    gradients = []
+    for use_checkpoint in (False, True):
+        model = models.UNet(**OPTIONS, use_checkpoint=use_checkpoint)
+        params, x, _ = _init(model)
+
+        def loss(params, model=model, x=x):
+            return jnp.square(model.apply({"params": params}, x, jnp.arange(2.0))).sum()
+
+        gradients.append(jax.jit(jax.grad(loss))(params))
+    plain, checkpointed = (
+        np.concatenate([g.ravel() for g in jax.tree.leaves(grads)]) for grads in gradients
+    )
+    np.testing.assert_allclose(plain, checkpointed, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_unet_computes_in_half_precision_with_float32_parameters(dtype):
+    params, x, _ = _init(models.UNet(**OPTIONS))
+    expected = models.UNet(**OPTIONS).apply({"params": params}, x, jnp.arange(2.0))
+    model = models.UNet(**OPTIONS, dtype=dtype)
+    out, features = model.apply({"params": params}, x, jnp.arange(2.0), return_features=True)
+    assert {leaf.dtype for leaf in jax.tree.leaves(models.abstract_params(model))} == {
+        np.dtype(np.float32)
+    }
+    assert out.dtype == features["middle"].dtype == np.float32
+    assert 0 < np.abs(out - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_unet_dropout_acts_in_training_only():
+    model = models.UNet(**OPTIONS, dropout=0.5)
+    params, x, _ = _init(model)
+
+    def apply(train, seed=0):
+        rngs = {"dropout": jax.random.key(seed)}
+        return model.apply({"params": params}, x, jnp.arange(2.0), train=train, rngs=rngs)
+
+    np.testing.assert_array_equal(apply(False, 0), apply(False, 1))
+    assert np.abs(apply(True, 0) - apply(True, 1)).max() > 1e-3
+
+
+def test_unet_returns_every_feature():
+    params, x, _ = _init(models.UNet(**OPTIONS))
+    _, features = models.UNet(**OPTIONS).apply(
+        {"params": params}, x, jnp.arange(2.0), return_features=True
+    )
+    assert [h.shape for h in features["down"]] == [
+        (2, 4, 4, 32),
+        (2, 4, 4, 32),
+        (2, 2, 2, 32),
+        (2, 2, 2, 64),
+    ]
+    assert features["middle"].shape == (2, 2, 2, 64)
+    assert [h.shape[1:] for h in features["up"]] == [
+        (2, 2, 64),
+        (4, 4, 64),
+        (4, 4, 32),
+        (4, 4, 32),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_channels": 48}, r"num_channels=48 times channel_mult=1 gives 48.*32 groups"),
+        ({"num_heads": 5}, r"num_heads=5 does not divide 64 channels"),
+        ({"num_heads_upsample": 7}, r"num_heads_upsample=7 does not divide 64"),
+        ({"attention_resolutions": (8,)}, r"\[8\] is never reached.*\[1, 2\]"),
+        ({"channel_mult": ()}, "channel_mult is empty"),
+        ({"dims": 4}, "dims=4"),
+        ({"dropout": 1.0}, r"dropout=1.0 must be in \[0, 1\)"),
+    ],
+)
+def test_unet_refuses_what_cannot_be_built(change, message):
+    with pytest.raises(ValueError, match=message):
+        models.UNet(**(OPTIONS | change))
+
+
+@pytest.mark.parametrize(
+    ("options", "inputs", "message"),
+    [
+        ({}, {"x": (2, 5, 5, 1)}, r"down-sample by 2.*\(5, 5\)"),
+        ({}, {"x": (2, 4, 1)}, "does not have 2 spatial axes"),
+        ({}, {"y": (2,)}, "num_classes=None, but labels y were given"),
+        ({"num_classes": 3}, {}, "num_classes=3, but labels y were not given"),
+        ({"num_classes": 3}, {"y": (1,)}, r"y has shape \(1,\), expected \(2,\)"),
+        ({}, {"timesteps": (3,)}, r"timesteps has shape \(3,\), expected \(2,\)"),
+        ({}, {"low_res": (2, 2, 2, 1)}, "takes no low_res"),
+    ],
+)
+def test_unet_refuses_inputs_that_do_not_fit(options, inputs, message):
+    shapes = {"x": (2, 4, 4, 1), "timesteps": (2,)} | inputs
+    arrays = {
+        name: jnp.zeros(shape, jnp.int32 if name == "y" else jnp.float32)
+        for name, shape in shapes.items()
+    }
+    with pytest.raises(ValueError, match=message):
+        models.UNet(**(OPTIONS | options)).init(jax.random.key(0), **arrays)
+
+
+@pytest.mark.parametrize(
+    ("low_res", "message"),
+    [(None, "needs a low_res"), ((1, 2, 2, 1), "does not fit"), ((2, 2, 2, 3), "does not fit")],
+)
+def test_super_res_unet_refuses_low_res_that_does_not_fit(low_res, message):
+    low_res = None if low_res is None else jnp.zeros(low_res)
+    x = jnp.zeros((2, 4, 4, 1))
+    with pytest.raises(ValueError, match=message):
+        models.SuperResUNet(**OPTIONS).init(jax.random.key(0), x, jnp.zeros(2), low_res=low_res)

@@ -1,0 +1,130 @@
+import ml_collections
+import pytest
+
+from configs import cifar10_cosine, default, digits
+from iddpm_jax import diffusion, factory
+from tests import tiny
+
+
+def _changed(changes: dict) -> ml_collections.ConfigDict:
+    config = tiny.config()
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.num_channels": 48}, r"num_channels=48.*32 groups"),
+        ({"model.num_heads": 3}, r"num_heads=3 does not divide 64"),
+        ({"model.channel_mult": (1, 1, 1, 1, 1)}, r"image_size=8 is not divisible by 16"),
+        ({"model.attention_resolutions": (16,)}, r"\(16,\).*never reaches 16.*\[8\]"),
+        ({"model.dtype": "float64"}, r"'float64'.*bfloat16"),
+        ({"model.dtype": "float16"}, r"'float16' needs loss scaling"),
+        ({"model.in_channels": 5}, "in_channels=5 must be 1 to 4"),
+        ({"model.in_channels": 3}, r"\(8, 8, 1\), but model.image_size=8 and model.in_channels=3"),
+        ({"model.image_size": 16}, r"\(8, 8, 1\), but model.image_size=16"),
+        ({"model.image_size": 0}, "image_size=0"),
+        ({"model.num_classes": 5}, "labels 0 to 9, outside model.num_classes=5"),
+        ({"model.num_classes": -1}, "num_classes=-1"),
+        ({"model.num_res_blocks": 0}, "num_res_blocks=0"),
+        ({"diffusion.noise_schedule": "linear"}, r"num_timesteps=10 has beta"),
+        ({"diffusion.noise_schedule": "cos"}, "unknown noise schedule 'cos'"),
+        ({"diffusion.sigma_small": True}, "sigma_small=True has no effect"),
+        ({"diffusion.steps": 1}, "at least 2 timesteps, got 1"),
+        ({"train.sample_respacing": "ddim7"}, "'ddim7': no integer stride over 10"),
+        ({"train.batch_size": 20}, "20 is not divisible by 8 devices"),
+        ({"train.microbatch": 6}, "6 does not divide train.batch_size=16"),
+        ({"train.batch_size": 1600}, "1600 is more than the 1500 images"),
+        ({"train.num_steps": None}, "num_steps is not set"),
+        ({"train.num_steps": 0}, "num_steps=0"),
+        ({"train.lr": 0.0}, "lr=0.0 must be positive"),
+        ({"train.lr_anneal_steps": 2}, "lr_anneal_steps=2.*num_steps=4"),
+        ({"train.weight_decay": -0.1}, "weight_decay=-0.1"),
+        ({"train.ema_rate": (1.5,)}, "1.5 is not in"),
+        ({"train.schedule_sampler": "importance"}, "'importance'.*uniform"),
+        ({"train.data_parallel": "ddp"}, "'ddp'"),
+        ({"train.seed": -1}, "seed=-1"),
+        ({"train.log_every": 0}, "log_every=0"),
+        ({"train.max_nonfinite_steps": 0}, "max_nonfinite_steps=0"),
+        ({"train.num_samples": 0}, "num_samples=0"),
+        ({"data.num_workers": -1}, "num_workers=-1"),
+        ({"data.name": "nothing"}, "unknown data.name='nothing'"),
+        ({"data.split": "half"}, "data.split='half'"),
+    ],
+)
+def test_build_training_refuses_bad_values(changes, message):
+    with pytest.raises(ValueError, match=message):
+        factory.build_training(_changed(changes))
+
+
+def test_check_config_names_an_unknown_key():
+    config = digits.get_config()
+    with config.unlocked():
+        config.train.nmu_steps = 3
+    with pytest.raises(ValueError, match=r"'train.nmu_steps': did you mean train.num_steps"):
+        factory.check_config(config, default.get_config())
+
+
+def test_check_config_names_a_missing_key():
+    config = digits.get_config()
+    with config.unlocked():
+        del config.train.lr
+    with pytest.raises(ValueError, match=r"lacks train\.lr"):
+        factory.check_config(config, default.get_config())
+
+
+def test_check_config_names_a_mistyped_value():
+    config = digits.get_config()
+    with config.ignore_type():
+        config.model.num_channels = "64"
+    with pytest.raises(ValueError, match=r"num_channels='64' is of type str, expected int"):
+        factory.check_config(config, default.get_config())
+
+
+def test_cifar10_recipe_is_the_published_network_and_says_what_is_missing():
+    config = cifar10_cosine.get_config()
+    factory.check_config(config, default.get_config())
+    model = factory.build_model(config)
+    assert model.channel_mult == (1, 2, 2, 2)
+    assert model.attention_resolutions == (2, 4)
+    d = factory.build_diffusion(config)
+    assert (d.num_timesteps, d.loss_type, d.var_type) == (4000, "rescaled_mse", "learned_range")
+    with pytest.raises(ValueError, match=r"tfds:cifar10.*not implemented yet"):
+        factory.build_source(config)
+
+
+@pytest.mark.parametrize(
+    ("keys", "var_type", "loss_type", "mean_type"),
+    [
+        ({}, "fixed_large", "rescaled_mse", "epsilon"),
+        ({"sigma_small": True}, "fixed_small", "rescaled_mse", "epsilon"),
+        ({"learn_sigma": True, "use_kl": True}, "learned_range", "rescaled_kl", "epsilon"),
+        ({"rescale_learned_sigmas": False}, "fixed_large", "mse", "epsilon"),
+        ({"predict_xstart": True}, "fixed_large", "rescaled_mse", "x_start"),
+    ],
+)
+def test_build_diffusion_reads_the_flags_of_the_original(keys, var_type, loss_type, mean_type):
+    config = default.get_config()
+    config.diffusion.update(keys)
+    d = factory.build_diffusion(config)
+    assert (d.var_type, d.loss_type, d.mean_type) == (var_type, loss_type, mean_type)
+    assert isinstance(d, diffusion.GaussianDiffusion)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "channel_mult"),
+    [
+        (256, (1, 1, 2, 2, 4, 4)),
+        (64, (1, 2, 3, 4)),
+        (32, (1, 2, 2, 2)),
+        (128, (1, 1, 2, 3, 4)),
+        (28, (1, 2, 2)),
+        (14, (1, 2)),
+        (8, (1, 2)),
+        (7, (1,)),
+        (1, (1,)),
+    ],
+)
+def test_default_channel_mult_suits_every_size(image_size, channel_mult):
+    assert factory.default_channel_mult(image_size) == channel_mult

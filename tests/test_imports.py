@@ -1,0 +1,60 @@
+"""The arrows between packages point one way."""
+
+import ast
+import pathlib
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "iddpm_jax"
+
+# What each part may import: of the package itself, and of everything else.
+ALLOWED_INTERNAL = {
+    "diffusion": {"diffusion"},
+    "models": {"models"},
+    "data": {"data"},
+    "evaluation": {"evaluation", "diffusion"},
+    "training": {"training", "diffusion", "data", "evaluation"},
+}
+ALLOWED_EXTERNAL = {"diffusion": {"jax", "numpy"}, "models": {"jax", "numpy", "flax"}}
+STANDARD = {"collections", "dataclasses", "enum", "functools", "math", "re", "typing"}
+
+
+def _imports(path: pathlib.Path) -> set[str]:
+    """Dotted names of the modules that a file imports, `from a import b` as `a.b`."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("part", ALLOWED_INTERNAL)
+def test_imports_point_one_way(part):
+    files = list((PACKAGE / part).glob("*.py"))
+    assert files
+    for path in files:
+        for name in _imports(path):
+            top, *rest = name.split(".")
+            if top == "iddpm_jax":
+                assert rest[0] in ALLOWED_INTERNAL[part], f"{path.name} imports {name}"
+            elif part in ALLOWED_EXTERNAL and top not in STANDARD:
+                assert top in ALLOWED_EXTERNAL[part], f"{path.name} imports {name}"
+
+
+def test_imports_of_config_dict_are_in_factory_only():
+    for path in PACKAGE.rglob("*.py"):
+        if path.name != "factory.py":
+            assert not any(name.startswith("ml_collections") for name in _imports(path)), path
+
+
+def test_imports_of_torch_are_nowhere():
+    for path in PACKAGE.rglob("*.py"):
+        assert not any(name.split(".")[0] == "torch" for name in _imports(path)), path
+
+
+def test_files_stay_short():
+    for path in PACKAGE.rglob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path

@@ -1,0 +1,84 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from iddpm_jax.training import metrics as mt
+from iddpm_jax.training.sharding import check_batch_size
+from tests import tiny
+
+
+def _largest_difference(a, b) -> float:
+    differences = jax.tree.map(lambda x, y: np.abs(np.asarray(x) - np.asarray(y)).max(), a, b)
+    return max(jax.tree.leaves(differences))
+
+
+def test_train_step_moves_parameters_and_counts():
+    before = tiny.init(1)(jax.random.key(0))
+    after = tiny.run_steps(2)
+    assert int(after.step) == 2
+    assert int(after.skipped) == 0
+    assert _largest_difference(before.params, after.params) > 1e-4
+
+
+def test_train_step_does_not_recompile():
+    step = tiny.train_step(1)
+    state = tiny.run_steps(1)
+    compiled = step._cache_size()
+    for i in (1, 2, 3):
+        state = step(state, tiny.batch(i, 1))
+    assert step._cache_size() == compiled == 1
+
+
+def test_train_step_gives_old_state_away():
+    state = tiny.init(1)(jax.random.key(0))
+    tiny.train_step(1)(state, tiny.batch(0, 1))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+
+
+def test_train_step_is_the_same_on_one_and_eight_devices():
+    one, eight = tiny.run_steps(5, devices=1), tiny.run_steps(5, devices=8)
+    assert len(eight.params["out_conv"]["kernel"].sharding.device_set) == 8
+    assert _largest_difference(one.params, eight.params) < 1e-5
+    assert _largest_difference(one.ema, eight.ema) < 1e-5
+    loss_one, loss_eight = (mt.compute(state.metrics)["loss"] for state in (one, eight))
+    assert loss_one == pytest.approx(loss_eight, rel=1e-5)
+
+
+def test_train_step_with_microbatches_equals_the_full_batch():
+    full, parts = tiny.run_steps(3), tiny.run_steps(3, microbatch=4)
+    assert _largest_difference(full.params, parts.params) < 1e-5
+    assert mt.compute(full.metrics)["mse_q1"] == pytest.approx(
+        mt.compute(parts.metrics)["mse_q1"], rel=1e-5
+    )
+
+
+def test_train_step_skips_and_counts_what_is_not_finite():
+    reference = tiny.run_steps(2)
+    state = tiny.run_steps(1)
+    bad = tiny.batch(1, 1)
+    bad["image"] = bad["image"].at[0, 0, 0, 0].set(jnp.nan)
+    expected = jax.tree.map(np.asarray, {"params": state.params, "opt": state.opt_state})
+    loss = mt.compute(state.metrics)["loss"]
+    state = tiny.train_step(1)(state, bad)
+    assert (int(state.step), int(state.skipped), int(state.skipped_in_row)) == (2, 1, 1)
+    assert _largest_difference(expected, {"params": state.params, "opt": state.opt_state}) == 0
+    assert mt.compute(state.metrics)["loss"] == loss
+    state = tiny.train_step(1)(state, tiny.batch(2, 1))
+    assert (int(state.step), int(state.skipped), int(state.skipped_in_row)) == (3, 1, 0)
+    assert _largest_difference(reference.params, state.params) > 0
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "microbatch", "message"),
+    [
+        (12, 0, "12 is not divisible by 8 devices"),
+        (0, 0, "batch_size=0"),
+        (32, 24, "24 does not divide train.batch_size=32"),
+        (32, 4, "4 is not divisible by 8 devices"),
+        (32, -8, "microbatch=-8"),
+    ],
+)
+def test_check_batch_size_names_both_values(batch_size, microbatch, message):
+    with pytest.raises(ValueError, match=message):
+        check_batch_size(batch_size, microbatch, tiny.mesh(8))
