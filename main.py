@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
         run = factory.build_training(config)
         directory = workdir.open_workdir(_WORKDIR.value, run.config, factory.MAY_CHANGE)
         workdir.write_labels(directory, run.class_names)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     compilation_cache.enable(directory.parent)
     try:

@@ -141,6 +141,7 @@ def test_main_refuses_another_configuration(uninterrupted):
         ("--config.train.num_steps=many", "invalid literal for int() with base 10: 'many'"),
         ("--config.model.num_channels=40", "num_channels=40 times channel_mult=1"),
         ("--nonsense=1", "Unknown command line flag 'nonsense'"),
+        ("--config=configs/digit.py", "No such file or directory: 'configs/digit.py'"),
         ("more", "'more' is not a flag"),
     ],
 )
