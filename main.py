@@ -31,7 +31,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         if not wrong:
             raise
         sys.exit(f"error: {factory.unknown_key_message(wrong[0], known)}")
-    except flags.Error as error:
+    except (flags.Error, OSError) as error:
         sys.exit(f"error: {error}\nSee python main.py --help")
 
 
