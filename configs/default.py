@@ -71,6 +71,7 @@ def _train() -> ml_collections.ConfigDict:
     train.grad_clip = 0.0  # Largest norm of the gradient; 0: no limit.
     train.ema_rate = (0.9999,)  # One averaged copy of the parameters for each rate.
     train.schedule_sampler = "uniform"  # How timesteps are drawn.
+    train.label_dropout = 0.0  # Share of labels hidden in training, for guidance when sampling.
     train.seed = 0
     train.data_parallel = "jit"
     train.max_nonfinite_steps = 20  # Stop after that many skipped steps in a row.

@@ -5,7 +5,7 @@ ValueError that names the key and its value.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -85,6 +85,17 @@ def flat_config(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str
     return flat
 
 
+def config_from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The configuration that `config.json` holds."""
+
+    def restored(value):
+        if isinstance(value, Mapping):
+            return {key: restored(item) for key, item in value.items()}
+        return tuple(value) if isinstance(value, list) else value
+
+    return ml_collections.ConfigDict(restored(values)).lock()
+
+
 def build_diffusion(config: ml_collections.ConfigDict, respacing: str = "") -> dm.GaussianDiffusion:
     """The diffusion process, with all of its steps or those that `respacing` keeps."""
     c = config.diffusion
@@ -98,14 +109,23 @@ def build_diffusion(config: ml_collections.ConfigDict, respacing: str = "") -> d
         var_type = dm.VarType.FIXED_SMALL if c.sigma_small else dm.VarType.FIXED_LARGE
     if c.learn_sigma and c.sigma_small:
         raise ValueError("diffusion.sigma_small=True has no effect with learn_sigma=True")
+    betas = dm.beta_schedule(c.noise_schedule, c.steps)
     return dm.make_diffusion(
-        dm.beta_schedule(c.noise_schedule, c.steps),
+        betas,
         mean_type=dm.MeanType.X_START if c.predict_xstart else dm.MeanType.EPSILON,
         var_type=var_type,
         loss_type=loss_type,
         rescale_timesteps=c.rescale_timesteps,
-        keep_timesteps=dm.space_timesteps(c.steps, respacing) if respacing else None,
+        keep_timesteps=_kept_timesteps(betas, respacing) if respacing else None,
     )
+
+
+def _kept_timesteps(betas, respacing: str):
+    """What a `respacing` option keeps: a spec of `space_timesteps`, or `logsnr20`."""
+    count = respacing.removeprefix("logsnr")
+    if count != respacing and count.isdigit():
+        return dm.log_snr_timesteps(betas, int(count))
+    return dm.space_timesteps(betas.size, respacing)
 
 
 def default_channel_mult(image_size: int) -> tuple[int, ...]:
@@ -157,7 +177,7 @@ def build_model(config: ml_collections.ConfigDict) -> models.UNet:
         dropout=c.dropout,
         channel_mult=mult,
         conv_resample=c.conv_resample,
-        num_classes=c.num_classes or None,
+        num_classes=_embedded_classes(config),
         use_checkpoint=c.use_checkpoint,
         num_heads=c.num_heads,
         num_heads_upsample=c.num_heads_upsample,
@@ -165,6 +185,16 @@ def build_model(config: ml_collections.ConfigDict) -> models.UNet:
         dtype=_DTYPES[c.dtype],
         in_channels=c.in_channels,
     )
+
+
+def _embedded_classes(config: ml_collections.ConfigDict) -> int | None:
+    """Rows of the class embedding: the classes and, with label dropout, the null class."""
+    classes, dropout = config.model.num_classes, config.train.label_dropout
+    if not 0 <= dropout < 1:
+        raise ValueError(f"train.label_dropout={dropout} must be in [0, 1)")
+    if dropout and not classes:
+        raise ValueError(f"train.label_dropout={dropout} needs labels, but model.num_classes=0")
+    return (classes + bool(dropout)) or None
 
 
 def build_source(config: ml_collections.ConfigDict, split: str = "") -> Source:
@@ -222,6 +252,7 @@ def build_preview(config: ml_collections.ConfigDict, model, class_names, mesh) -
         d=build_diffusion(config, config.train.sample_respacing),
         model=model,
         image_shape=(config.model.image_size,) * 2 + (config.model.in_channels,),
+        num_classes=config.model.num_classes,
         num_samples=config.train.num_samples,
         class_names=class_names,
         seed=config.train.seed,
@@ -266,6 +297,7 @@ _LOOP_KEYS = (
     "batch_size",
     "microbatch",
     "seed",
+    "label_dropout",
     "log_every",
     "checkpoint_every",
     "keep_checkpoints",

@@ -72,3 +72,17 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.section("parity: largest error seen")
         for what, error in sorted(_golden_errors.items()):
             terminalreporter.write_line(f"{what:58s} {error:.2e}")
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory) -> pathlib.Path:
+    """The work directory of six steps of the real main.py."""
+    # Imported late: the module needs the environment that this one sets up.
+    from tests.commands import train
+
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    result = train(workdir, "--config.train.num_steps=6", "--config.train.label_dropout=0.1")
+    assert result.returncode == 0, result.stderr
+    assert "Total: " in result.stdout
+    assert "step 6/6 | loss 0" in result.stdout
+    return workdir

@@ -44,6 +44,8 @@ def _changed(changes: dict) -> ml_collections.ConfigDict:
         ({"train.ema_rate": (1.5,)}, "1.5 is not in"),
         ({"train.schedule_sampler": "importance"}, "'importance'.*uniform"),
         ({"train.data_parallel": "ddp"}, "'ddp'"),
+        ({"train.label_dropout": 1.0}, r"label_dropout=1.0 must be in"),
+        ({"train.label_dropout": 0.1, "model.num_classes": 0}, "label_dropout=0.1 needs labels"),
         ({"train.seed": -1}, "seed=-1"),
         ({"train.log_every": 0}, "log_every=0"),
         ({"train.max_nonfinite_steps": 0}, "max_nonfinite_steps=0"),

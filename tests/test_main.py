@@ -1,7 +1,6 @@
 """The real command, in processes of its own."""
 
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -14,46 +13,8 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
-from tests.conftest import CACHE, ROOT
-
-TINY = [
-    "--config.model.channel_mult=(1,)",
-    "--config.model.attention_resolutions=()",
-    "--config.diffusion.steps=10",
-    "--config.train.batch_size=16",
-    "--config.train.log_every=2",
-    "--config.train.checkpoint_every=2",
-    "--config.train.sample_every=4",
-    "--config.train.sample_respacing=ddim5",
-    "--config.train.num_samples=20",
-]
-
-
-def _command(workdir: pathlib.Path, *flags: str) -> list[str]:
-    return [
-        sys.executable,
-        "main.py",
-        "--config=configs/digits.py",
-        f"--workdir={workdir}",
-        *TINY,
-        *flags,
-    ]
-
-
-def _environment() -> dict[str, str]:
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(CACHE)}
-    return {**os.environ, **cache, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-
-
-def _run(workdir: pathlib.Path, *flags: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        _command(workdir, *flags),
-        cwd=ROOT,
-        env=_environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+from tests.commands import environment, train, train_command
+from tests.conftest import ROOT
 
 
 def _arrays(workdir: pathlib.Path, step: int) -> list[np.ndarray]:
@@ -63,16 +24,6 @@ def _arrays(workdir: pathlib.Path, step: int) -> list[np.ndarray]:
         with ocp.StandardCheckpointer() as checkpointer:
             found += jax.tree.leaves(checkpointer.restore(path))
     return [np.asarray(leaf) for leaf in found]
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory) -> pathlib.Path:
-    workdir = tmp_path_factory.mktemp("runs") / "whole"
-    result = _run(workdir, "--config.train.num_steps=6")
-    assert result.returncode == 0, result.stderr
-    assert "Total: " in result.stdout
-    assert "step 6/6 | loss 0" in result.stdout
-    return workdir
 
 
 def test_main_leaves_everything_in_the_work_directory(uninterrupted):
@@ -95,21 +46,22 @@ def test_main_leaves_everything_in_the_work_directory(uninterrupted):
 def test_main_continues_to_the_bits_of_an_uninterrupted_run(uninterrupted, tmp_path):
     # The first part ends between two lines of the log.
     for steps in (3, 6):
-        result = _run(tmp_path, f"--config.train.num_steps={steps}", "--config.data.num_workers=0")
+        flags = (f"--config.train.num_steps={steps}", "--config.data.num_workers=0")
+        result = train(tmp_path, *flags, "--config.train.label_dropout=0.1")
         assert result.returncode == 0, result.stderr
     assert "continuing after step 3" in result.stdout
     for a, b in zip(_arrays(uninterrupted, 6), _arrays(tmp_path, 6), strict=True):
         np.testing.assert_array_equal(a, b)
-    done = _run(tmp_path, "--config.train.num_steps=6")
+    done = train(tmp_path, *flags, "--config.train.label_dropout=0.1")
     assert done.returncode == 0
     assert "has all of its 6 steps" in done.stdout
 
 
 def test_main_stops_between_steps_when_told_to_and_continues(uninterrupted, tmp_path):
     process = subprocess.Popen(
-        _command(tmp_path, "--config.train.num_steps=100000"),
+        [sys.executable, *train_command(tmp_path, "--config.train.num_steps=100000")],
         cwd=ROOT,
-        env=_environment(),
+        env=environment(),
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -127,8 +79,9 @@ def test_main_stops_between_steps_when_told_to_and_continues(uninterrupted, tmp_
 
 
 def test_main_refuses_another_configuration(uninterrupted):
-    result = _run(uninterrupted, "--config.train.lr=0.5", "--config.train.num_steps=7")
+    result = train(uninterrupted, "--config.train.lr=0.5", "--config.train.num_steps=7")
     assert result.returncode == 1
+    assert "train.label_dropout: the directory has 0.1, this run 0.0" in result.stderr
     assert "train.lr: the directory has 0.001, this run 0.5" in result.stderr
     assert "num_steps" not in result.stderr
     assert "Traceback" not in result.stderr
@@ -146,7 +99,7 @@ def test_main_refuses_another_configuration(uninterrupted):
     ],
 )
 def test_main_refuses_bad_flags_in_one_line(tmp_path, flag, message):
-    result = _run(tmp_path / "run", flag)
+    result = train(tmp_path / "run", flag)
     assert result.returncode == 1
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -155,7 +108,7 @@ def test_main_refuses_bad_flags_in_one_line(tmp_path, flag, message):
 
 def test_main_stops_when_nothing_is_finite_any_more(tmp_path):
     flags = ("--config.train.lr=1e30", "--config.train.max_nonfinite_steps=3")
-    result = _run(tmp_path, "--config.train.num_steps=50", *flags)
+    result = train(tmp_path, "--config.train.num_steps=50", *flags)
     assert result.returncode == 1
     assert "not finite in the last 3 steps" in result.stderr
     assert "train.max_nonfinite_steps=3" in result.stderr

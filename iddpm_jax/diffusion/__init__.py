@@ -31,15 +31,21 @@ from iddpm_jax.diffusion.process import (
     VarType,
     make_diffusion,
 )
-from iddpm_jax.diffusion.respacing import respaced_betas, space_timesteps
+from iddpm_jax.diffusion.respacing import (
+    log_snr_timesteps,
+    respaced_betas,
+    space_timesteps,
+)
 from iddpm_jax.diffusion.samplers import (
     ddim_reverse_step,
     ddim_step,
     ddpm_step,
+    dpm_solver_step,
     initial_noise,
     per_sample_keys,
     per_sample_noise,
     sample_loop,
+    sample_steps,
 )
 from iddpm_jax.diffusion.schedules import (
     REFERENCE_NUM_TIMESTEPS,
@@ -63,7 +69,9 @@ __all__ = [
     "ddim_step",
     "ddpm_step",
     "discretized_gaussian_log_likelihood",
+    "dpm_solver_step",
     "initial_noise",
+    "log_snr_timesteps",
     "make_diffusion",
     "model_timestep",
     "normal_kl",
@@ -80,6 +88,7 @@ __all__ = [
     "q_sample",
     "respaced_betas",
     "sample_loop",
+    "sample_steps",
     "space_timesteps",
     "timestep_sampler",
     "training_loss_names",

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iddpm_jax.diffusion.respacing import respaced_betas
+from iddpm_jax.diffusion.respacing import half_log_snr, respaced_betas
 from iddpm_jax.diffusion.schedules import REFERENCE_NUM_TIMESTEPS, check_betas
 
 
@@ -72,6 +72,7 @@ class LossType(enum.StrEnum):
         "fixed_large_variance",
         "fixed_large_log_variance",
         "ddim_variance",
+        "half_log_snr",
         "model_timesteps",
     ],
     meta_fields=["mean_type", "var_type", "loss_type"],
@@ -104,6 +105,7 @@ class GaussianDiffusion:
     fixed_large_variance: jax.Array  # β_t, but β̃_1 at t = 0 for a better decoder likelihood
     fixed_large_log_variance: jax.Array
     ddim_variance: jax.Array  # σ² of DDIM at η = 1
+    half_log_snr: jax.Array  # λ_t = log(√ᾱ_t / √(1 - ᾱ_t))
     model_timesteps: jax.Array  # what the network is told at step t
     mean_type: MeanType
     var_type: VarType
@@ -205,6 +207,7 @@ def _tables(betas: np.ndarray) -> dict[str, np.ndarray]:
         "posterior_mean_coef2": coef2,
         "xstart_from_xprev_coef1": 1.0 / coef1,
         "xstart_from_xprev_coef2": coef2 / coef1,
+        "half_log_snr": half_log_snr(alphas_cumprod),
         "fixed_large_variance": fixed_large,
         "fixed_large_log_variance": np.log(fixed_large),
     }

@@ -16,7 +16,8 @@ def space_timesteps(num_timesteps: int, spec: str | Sequence[int]) -> np.ndarray
       spec: `"250"`: 250 evenly spaced steps. `"10,15,20"` (or a sequence of ints): the
         process is cut into equal sections, and the i-th keeps that many evenly spaced
         steps. `"ddim25"`: every s-th step from 0, s being the integer that gives exactly
-        25 (Song et al. 2021); the last timesteps are then left out.
+        25 (Song et al. 2021); the last timesteps are then left out. `"exact25"`: 25 steps
+        from the first to the last, evenly spaced and rounded, for any number up to T.
 
     Returns:
       The kept timesteps, sorted, int64 `[K]`.
@@ -24,8 +25,9 @@ def space_timesteps(num_timesteps: int, spec: str | Sequence[int]) -> np.ndarray
     Raises:
       ValueError: the spec cannot be read, or asks for steps that are not there.
     """
-    if isinstance(spec, str) and spec.startswith("ddim"):
-        return _strided(num_timesteps, spec)
+    for prefix, choose in _NAMED.items():
+        if isinstance(spec, str) and spec.startswith(prefix):
+            return choose(num_timesteps, spec, _count_after(prefix, spec))
     counts = _section_counts(spec)
     size, extra = divmod(num_timesteps, len(counts))
     kept: list[int] = []
@@ -51,7 +53,7 @@ def _section_counts(spec: str | Sequence[int]) -> list[int]:
     except ValueError:
         raise ValueError(
             f"respacing {spec!r} cannot be read: give a number ('250'), "
-            "numbers per section ('10,15,20') or 'ddimN'"
+            "numbers per section ('10,15,20'), 'ddimN' or 'exactN'"
         ) from None
     if not counts or min(counts) < 0:
         raise ValueError(f"respacing {spec!r}: section counts must not be empty or negative")
@@ -70,20 +72,36 @@ def _evenly_spaced(start: int, section: int, count: int) -> list[int]:
     return kept
 
 
-def _strided(num_timesteps: int, spec: str) -> np.ndarray:
+def _count_after(prefix: str, spec: str) -> int:
     try:
-        wanted = int(spec.removeprefix("ddim"))
+        return int(spec.removeprefix(prefix))
     except ValueError:
-        raise ValueError(f"respacing {spec!r} cannot be read: 'ddim' needs a number") from None
+        raise ValueError(f"respacing {spec!r} cannot be read: {prefix!r} needs a number") from None
+
+
+def _strided(num_timesteps: int, spec: str, wanted: int) -> np.ndarray:
     # A stride s keeps ceil(T / s) steps.
     reachable = {-(-num_timesteps // s): s for s in range(num_timesteps - 1, 0, -1)}
     if wanted not in reachable:
         nearest = sorted(sorted(reachable, key=lambda n: abs(n - wanted))[:3])
         raise ValueError(
             f"respacing {spec!r}: no integer stride over {num_timesteps} timesteps gives "
-            f"{wanted} steps; the nearest that work are {', '.join(f'ddim{n}' for n in nearest)}"
+            f"{wanted} steps; the nearest that work are {', '.join(f'ddim{n}' for n in nearest)}, "
+            f"and exact{wanted} spaces them unevenly"
         )
     return np.arange(0, num_timesteps, reachable[wanted], dtype=np.int64)
+
+
+def _exact(num_timesteps: int, spec: str, wanted: int) -> np.ndarray:
+    if not 2 <= wanted <= num_timesteps:
+        raise ValueError(
+            f"respacing {spec!r}: asks for {wanted} of {num_timesteps} timesteps; "
+            f"from 2 to {num_timesteps} are possible"
+        )
+    return np.round(np.linspace(0, num_timesteps - 1, wanted)).astype(np.int64)
+
+
+_NAMED = {"ddim": _strided, "exact": _exact}
 
 
 def respaced_betas(betas: np.ndarray, keep_timesteps: np.ndarray) -> np.ndarray:
@@ -98,3 +116,42 @@ def respaced_betas(betas: np.ndarray, keep_timesteps: np.ndarray) -> np.ndarray:
     """
     alphas_cumprod = np.cumprod(1.0 - betas)[keep_timesteps]
     return 1.0 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])
+
+
+def half_log_snr(alphas_cumprod: np.ndarray) -> np.ndarray:
+    """λ = log(√ᾱ / √(1 - ᾱ)), half the logarithm of the signal-to-noise ratio."""
+    return 0.5 * (np.log(alphas_cumprod) - np.log1p(-alphas_cumprod))
+
+
+_MIN_HALF_LOG_SNR = -5.1
+
+
+def log_snr_timesteps(betas: np.ndarray, count: int) -> np.ndarray:
+    """Timesteps evenly spaced in λ (DPM-Solver, Lu et al. 2022, section 3.4).
+
+    Timesteps with λ below -5.1 (ᾱ < 4e-5), where nothing but noise is left, are left out: the
+    cosine schedule would spend a third of its steps there.
+
+    Args:
+      betas: float64 `[T]`.
+      count: number of timesteps.
+
+    Returns:
+      Sorted, distinct indices, int64 `[count]`: the nearest to the even spacing that are
+      all distinct.
+
+    Raises:
+      ValueError: count is not from 2 to T.
+    """
+    steps = betas.size
+    if not 2 <= count <= steps:
+        raise ValueError(
+            f"cannot keep {count} of {steps} timesteps; from 2 to {steps} are possible"
+        )
+    decreasing = half_log_snr(np.cumprod(1.0 - betas))
+    targets = np.linspace(decreasing[0], max(decreasing[-1], _MIN_HALF_LOG_SNR), count)
+    kept = np.searchsorted(-decreasing, -targets).clip(0, steps - 1)
+    # λ is steep at both ends, where several targets may fall on one timestep.
+    index = np.arange(count)
+    kept = np.maximum.accumulate(kept - index) + index
+    return np.minimum.accumulate((kept + index[::-1])[::-1])[::-1].clip(max=steps - 1) - index[::-1]

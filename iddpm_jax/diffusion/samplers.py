@@ -4,7 +4,8 @@ Axis letters: B batch, H W C image, T diffusion steps. A step is
 
     step(d, model_fn, x_t, t, noise, …) -> (x_prev, pred_xstart)
 
-A new sampler is one more such function.
+A new sampler is one more such function. One that looks back (`step.multistep = True`) is also
+given `last_xstart`, the x_0 predicted one step before.
 """
 
 from collections.abc import Callable
@@ -78,6 +79,50 @@ def ddim_step(
     mean = jnp.sqrt(alpha_bar_prev) * p.pred_xstart + along_eps * eps
     sigma = jnp.sqrt(variance)
     return mean + _not_last(t, x_t.ndim) * sigma * noise, p.pred_xstart
+
+
+def dpm_solver_step(
+    d: GaussianDiffusion,
+    model_fn: ModelFn,
+    x_t: jax.Array,
+    t: jax.Array,
+    noise: jax.Array | None = None,
+    *,
+    last_xstart: jax.Array,
+    clip_denoised: bool = True,
+    denoised_fn: Callable[[jax.Array], jax.Array] | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """DPM-Solver++(2M): second order, data prediction (Lu et al. 2022b, algorithm 2).
+
+    With α = √ᾱ, σ = √(1 - ᾱ), λ = log(α / σ) and h = λ_{t-1} - λ_t,
+
+        x_{t-1} = σ_{t-1} / σ_t · x_t + α_{t-1} (1 - e^{-h}) D,
+        D = x_0 + h / (2 h_last) · (x_0 - last x_0).
+
+    Deterministic; `noise` is there for the common signature and is not used. The first
+    step, and the last one, which ends at λ = ∞, are of first order.
+    """
+    del noise
+    p = p_mean_variance(d, model_fn, x_t, t, clip_denoised, denoised_fn)
+    top = d.num_timesteps - 1
+    lam = d.half_log_snr
+    h = jnp.where(t > 0, lam[t - 1] - lam[t], jnp.inf)
+    h_last = jnp.where(t < top, lam[t] - lam[jnp.minimum(t + 1, top)], jnp.inf)
+    ratio = jnp.where((t > 0) & (t < top), h / (2 * h_last), 0.0)
+
+    def spread(values):
+        return values.reshape(t.shape + (1,) * (x_t.ndim - 1))
+
+    direction = p.pred_xstart + spread(ratio) * (p.pred_xstart - last_xstart)
+    alpha_bar_prev = extract(d.alphas_cumprod_prev, t, x_t.ndim)
+    # σ_{t-1} / σ_t = α_{t-1} / α_t · e^{-h}, which needs no difference of nearly equal numbers.
+    decay = spread(jnp.exp(-h))
+    scale = jnp.sqrt(alpha_bar_prev / extract(d.alphas_cumprod, t, x_t.ndim))
+    x_prev = scale * decay * x_t + jnp.sqrt(alpha_bar_prev) * (1 - decay) * direction
+    return x_prev, p.pred_xstart
+
+
+dpm_solver_step.multistep = True
 
 
 def ddim_reverse_step(
@@ -164,16 +209,42 @@ def sample_loop(
     """
     if (key is None) == (noises is None):
         raise ValueError("sample_loop needs a key or the noises, and not both")
-    batch = x_T.shape[0]
-    keys = None if key is None else per_sample_keys(key, batch)
+    keys = None if key is None else per_sample_keys(key, x_T.shape[0])
     timesteps = jnp.arange(d.num_timesteps - 1, -1, -1, dtype=jnp.int32)
+    carry = (x_T, jnp.zeros_like(x_T))
+    x_0, _ = sample_steps(d, model_fn, carry, timesteps, keys, step, noises, **step_options)
+    return x_0
 
-    def one_step(x_t, inputs):
+
+def sample_steps(
+    d: GaussianDiffusion,
+    model_fn: ModelFn,
+    carry: tuple[jax.Array, jax.Array],
+    timesteps: jax.Array,
+    keys: jax.Array | None,
+    step: Callable = ddpm_step,
+    noises: jax.Array | None = None,
+    **step_options,
+) -> tuple[jax.Array, jax.Array]:
+    """A part of `sample_loop`: the given timesteps, int32 `[S]`, one after the other.
+
+    Args:
+      carry: x_t and the x_0 predicted last (zeros at the start), `[B, H, W, C]` each.
+      keys: one for each sample, `[B]`; None where `noises` `[S, B, H, W, C]` are given.
+
+    Returns:
+      The carry after the last of them.
+    """
+    batch = carry[0].shape[0]
+
+    def one_step(carry, inputs):
+        x_t, last_xstart = carry
         t, noise = inputs
         if noise is None:
             noise = per_sample_noise(keys, t, x_t.shape[1:])
-        x_prev, _ = step(d, model_fn, x_t, jnp.full(batch, t), noise, **step_options)
-        return x_prev, None
+        looks_back = {"last_xstart": last_xstart} if getattr(step, "multistep", False) else {}
+        options = {**looks_back, **step_options}
+        return step(d, model_fn, x_t, jnp.full(batch, t), noise, **options), None
 
-    x_0, _ = jax.lax.scan(one_step, x_T, (timesteps, noises))
-    return x_0
+    carry, _ = jax.lax.scan(one_step, carry, (timesteps, noises))
+    return carry

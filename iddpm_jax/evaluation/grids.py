@@ -69,3 +69,29 @@ def save_png(path: pathlib.Path, image: np.ndarray) -> None:
     scratch = path.with_name(path.name + ".tmp")
     Image.fromarray(image).save(scratch, format="PNG")
     os.replace(scratch, path)
+
+
+def class_grid(
+    images: np.ndarray, labels: np.ndarray | None, class_names: Sequence[str]
+) -> np.ndarray:
+    """A grid with one row for each class that occurs, or a square without labels.
+
+    Args:
+      images: uint8 `[N, H, W, C]`.
+      labels: int `[N]`, or None.
+      class_names: names by label.
+
+    Returns:
+      uint8 `[height, width, 3]`.
+    """
+    if labels is None:
+        return make_grid(images, max(1, math.isqrt(len(images))))
+    present = np.unique(labels)
+    rows = [images[labels == label] for label in present]
+    columns = max(len(row) for row in rows)
+    # Rows that are short are filled up with the background.
+    filled = [
+        np.pad(r, ((0, columns - len(r)),) + ((0, 0),) * 3, constant_values=_BACKGROUND)
+        for r in rows
+    ]
+    return make_grid(np.concatenate(filled), columns, [class_names[label] for label in present])

@@ -24,6 +24,7 @@ class Preview:
       d: the (respaced) process.
       model: the network.
       image_shape: (H, W, C).
+      num_classes: classes to show; 0 for an unconditional model.
       num_samples: N, at most. A class-conditional model gets one row for each class.
       class_names: names of the classes, or empty.
       seed: of x_T.
@@ -33,6 +34,7 @@ class Preview:
     d: dm.GaussianDiffusion
     model: nn.Module
     image_shape: tuple[int, int, int]
+    num_classes: int
     num_samples: int
     class_names: tuple[str, ...]
     seed: int
@@ -40,7 +42,7 @@ class Preview:
 
     def layout(self) -> tuple[np.ndarray | None, int, tuple[str, ...]]:
         """Labels `[N]` or None, images per row, and names of the rows."""
-        classes = self.model.num_classes
+        classes = self.num_classes
         if not classes:
             return None, max(1, math.isqrt(self.num_samples)), ()
         # Where there are more classes than fit in a square, evenly spread ones are shown.

@@ -89,6 +89,38 @@ class Checkpoints:
         self._manager.close()
 
 
+def load_params(workdir: pathlib.Path, ema: str, abstract_params: Any) -> tuple[Any, int]:
+    """Reads parameters alone, without the rest of the state, from the newest checkpoint.
+
+    Args:
+      workdir: the work directory.
+      ema: decay of an average, as `str(decay)`, or "none" for the parameters themselves.
+      abstract_params: shapes, dtypes and shardings.
+
+    Returns:
+      The parameters, and the step that they are of.
+
+    Raises:
+      ValueError: there is no complete checkpoint, or it cannot be read.
+    """
+    directory = (workdir / "checkpoints").absolute()
+    steps = sorted(int(p.name) for p in directory.glob("*") if p.name.isdigit() and p.is_dir())
+    if not steps:
+        raise ValueError(f"{workdir} has no complete checkpoint; train first")
+    path = directory / str(steps[-1]) / ("params" if ema == "none" else "ema")
+    abstract = abstract_params if ema == "none" else {ema: abstract_params}
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            args = ocp.args.PyTreeRestore(abstract, restore_args=restore_args, partial_restore=True)
+            tree = checkpointer.restore(path, args)
+    except Exception as error:  # Orbax raises many kinds for damaged files.
+        raise ValueError(
+            f"the checkpoint {path} cannot be read ({type(error).__name__}: {error})"
+        ) from error
+    return (tree if ema == "none" else tree[ema]), steps[-1]
+
+
 def split(state: TrainState) -> dict[str, Any]:
     """The state as checkpoint items."""
     return {

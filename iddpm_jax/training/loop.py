@@ -48,6 +48,7 @@ class Training:
     batch_size: int
     microbatch: int
     seed: int
+    label_dropout: float
     log_every: int
     checkpoint_every: int
     keep_checkpoints: int
@@ -109,6 +110,7 @@ def _run_steps(run, workdir, state, checkpoints, writer, progress, stop) -> Trai
         run.mesh,
         seed=run.seed,
         microbatch=run.microbatch,
+        label_dropout=run.label_dropout,
     )
 
     def save(state: TrainState) -> None:

@@ -30,8 +30,12 @@ def make_train_step(
     *,
     seed: int,
     microbatch: int = 0,
+    label_dropout: float = 0.0,
 ) -> Callable[[TrainState, Batch], TrainState]:
     """Builds the step.
+
+    With `label_dropout`, that share of the labels is replaced by the model's last class, the
+    null class of classifier-free guidance (Ho & Salimans 2022).
 
     Returns:
       `(state, batch) -> state`, jitted over `mesh`, which gives the old state's memory
@@ -48,6 +52,9 @@ def make_train_step(
         t, weights = timestep_sampler.sample(state.sampler_state, t_key, size)
         noise = jax.random.normal(noise_key, batch["image"].shape, jnp.float32)
         examples = {**batch, "t": t, "weights": weights, "noise": noise}
+        if label_dropout:
+            hidden = jax.random.bernoulli(jax.random.fold_in(key, 3), label_dropout, (size,))
+            examples["label"] = jnp.where(hidden, model.num_classes - 1, batch["label"])
         return update(state, examples, dropout_key)
 
     state_sharding, batch_sharding = sharding.replicated(mesh), sharding.batch_sharding(mesh)

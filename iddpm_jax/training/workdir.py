@@ -64,6 +64,13 @@ def write_labels(workdir: pathlib.Path, class_names: Sequence[str]) -> None:
     write_json(workdir / "labels.json", list(class_names))
 
 
+def read_labels(workdir: pathlib.Path, num_classes: int) -> tuple[str, ...]:
+    """Names of the classes; their numbers where `labels.json` does not name all of them."""
+    file = workdir / "labels.json"
+    names = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    return tuple(names[i] if i < len(names) else str(i) for i in range(num_classes))
+
+
 def _differences(old: Mapping, new: Mapping, may_change: Collection[str]) -> list[str]:
     old_flat, new_flat = flatten(old), flatten(new)
     lines = []

@@ -17,6 +17,15 @@ def test_respaced_betas_keep_alphas_cumprod():
     np.testing.assert_allclose(np.cumprod(1 - respaced), np.cumprod(1 - betas)[kept], rtol=1e-10)
 
 
+@pytest.mark.parametrize("steps", [2, 10, 997, 4000])
+def test_space_timesteps_exact_keeps_both_ends_for_every_count(steps):
+    for count in {2, 3, steps // 3 + 2, steps - 1, steps} - {1}:
+        if 2 <= count <= steps:
+            kept = diffusion.space_timesteps(steps, f"exact{count}")
+            assert len(np.unique(kept)) == count
+            assert (kept[0], kept[-1]) == (0, steps - 1)
+
+
 @pytest.mark.parametrize(
     ("steps", "spec", "message"),
     [
@@ -26,6 +35,8 @@ def test_respaced_betas_keep_alphas_cumprod():
         (10, "ten", r"'ten' cannot be read"),
         (10, "ddimx", r"'ddimx' cannot be read"),
         (10, "", r"'' cannot be read"),
+        (10, "exact11", r"'exact11'.*11 of 10 timesteps; from 2 to 10"),
+        (10, "exact1", r"'exact1'.*1 of 10 timesteps; from 2 to 10"),
         (10, "5,-1", r"negative"),
         (10, "0", r"keeps no timestep"),
     ],
@@ -33,3 +44,23 @@ def test_respaced_betas_keep_alphas_cumprod():
 def test_space_timesteps_refuses_what_cannot_be_made(steps, spec, message):
     with pytest.raises(ValueError, match=message):
         diffusion.space_timesteps(steps, spec)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+@pytest.mark.parametrize("steps", [50, 1000, 4000])
+def test_log_snr_timesteps_are_distinct_and_even_where_there_is_room(name, steps):
+    betas = diffusion.beta_schedule(name, steps)
+    for count in (2, 3, 10, 25, steps - 1, steps):
+        kept = diffusion.log_snr_timesteps(betas, count)
+        assert kept.shape == (count,)
+        assert kept[0] == 0
+        assert kept[-1] < steps
+        assert np.all(np.diff(kept) > 0)
+    alphas_cumprod = np.cumprod(1 - betas)[diffusion.log_snr_timesteps(betas, 6)]
+    half_log_snr = 0.5 * np.log(alphas_cumprod / (1 - alphas_cumprod))
+    np.testing.assert_allclose(np.diff(half_log_snr[1:-1]), np.diff(half_log_snr)[2], rtol=0.15)
+
+
+def test_log_snr_timesteps_refuses_more_than_there_are():
+    with pytest.raises(ValueError, match="cannot keep 51 of 50"):
+        diffusion.log_snr_timesteps(diffusion.beta_schedule("cosine", 50), 51)

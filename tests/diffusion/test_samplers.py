@@ -110,3 +110,55 @@ def test_sample_loop_refuses_both_or_neither_of_key_and_noises():
 def test_per_sample_keys_refuses_another_number_of_keys():
     with pytest.raises(ValueError, match="3 keys were given for a batch of 2"):
         diffusion.per_sample_keys(_keys(3), 2)
+
+
+def _error_on_gaussian_data(step, count, std=0.4):
+    """Largest error of a sampler where the best network and the exact ODE are known.
+
+    For data N(0, std²) the posterior mean is E[x_0 | x_t] = √ᾱ std² / (ᾱ std² + 1 - ᾱ) · x_t, and
+    the probability-flow ODE scales x_t by the marginal's standard deviation.
+    """
+    betas = diffusion.beta_schedule("linear", 20_000)
+    alphas_cumprod = np.cumprod(1 - betas)
+    kept = diffusion.log_snr_timesteps(betas, count)
+    d = diffusion.make_diffusion(
+        betas,
+        mean_type="x_start",
+        var_type="fixed_small",
+        loss_type="mse",
+        keep_timesteps=kept,
+    )
+    table = jnp.asarray(alphas_cumprod, jnp.float32)
+
+    def model_fn(x, timestep):
+        alpha_bar = table[timestep.astype(int)].reshape(-1, 1, 1, 1)
+        return jnp.sqrt(alpha_bar) * std**2 / (alpha_bar * std**2 + 1 - alpha_bar) * x
+
+    x_T = jnp.linspace(-2, 2, 16).reshape(1, *SHAPE)
+    x_0 = diffusion.sample_loop(d, model_fn, x_T, jax.random.key(0), step=step, clip_denoised=False)
+    alpha_bar = alphas_cumprod[kept[-1]]
+    exact = x_T * std / np.sqrt(alpha_bar * std**2 + 1 - alpha_bar)
+    return float(jnp.abs(x_0 - exact).max())
+
+
+def test_samplers_converge_with_their_order():
+    counts = (40, 80)
+    for step, order, error_at_40 in (
+        (diffusion.ddim_step, 1, 0.1),
+        (diffusion.dpm_solver_step, 2, 0.01),
+    ):
+        coarse, fine = (_error_on_gaussian_data(step, count) for count in counts)
+        assert coarse < error_at_40
+        assert np.log2(coarse / fine) == pytest.approx(order, abs=0.25)
+
+
+def test_sample_steps_in_parts_equal_one_loop():
+    d, keys = _make(), _keys(2)
+    x_T = diffusion.initial_noise(keys, SHAPE)
+    timesteps = jnp.arange(24, -1, -1)
+    for step in (diffusion.ddpm_step, diffusion.dpm_solver_step):
+        whole = diffusion.sample_loop(d, _model_fn, x_T, keys, step=step)
+        carry = (x_T, jnp.zeros_like(x_T))
+        for part in timesteps.reshape(5, 5):
+            carry = diffusion.sample_steps(d, _model_fn, carry, part, keys, step)
+        np.testing.assert_allclose(carry[0], whole, atol=1e-5)

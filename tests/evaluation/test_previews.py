@@ -22,7 +22,9 @@ def _preview(num_classes, num_samples, class_names=(), devices=1):
     betas = diffusion.beta_schedule("cosine", 4)
     types = {"mean_type": "epsilon", "var_type": "learned_range", "loss_type": "mse"}
     d = diffusion.make_diffusion(betas, **types)
-    return Preview(d, model, (8, 8, 1), num_samples, class_names, 0, tiny.mesh(devices))
+    return Preview(
+        d, model, (8, 8, 1), num_classes, num_samples, class_names, 0, tiny.mesh(devices)
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import pytest
 
 from iddpm_jax.training import metrics as mt
 from iddpm_jax.training.sharding import check_batch_size
+from iddpm_jax.training.state import init_state
+from iddpm_jax.training.step import initial_metrics, make_train_step
 from tests import tiny
 
 
@@ -67,6 +69,37 @@ def test_train_step_skips_and_counts_what_is_not_finite():
     state = tiny.train_step(1)(state, tiny.batch(2, 1))
     assert (int(state.step), int(state.skipped), int(state.skipped_in_row)) == (3, 1, 0)
     assert _largest_difference(reference.params, state.params) > 0
+
+
+def test_train_step_hides_its_share_of_labels():
+    seen = []
+
+    class Network:
+        num_classes = 4
+
+        @staticmethod
+        def apply(variables, x, timesteps, y, train, rngs):
+            jax.debug.callback(lambda labels: seen.extend(labels.tolist()), y)
+            return jnp.concatenate([x, x], axis=-1) * variables["params"]["w"]
+
+    run = tiny.training()
+    step = make_train_step(
+        run.diffusion,
+        Network(),
+        run.optimizer,
+        run.timestep_sampler,
+        run.learning_rate,
+        tiny.mesh(1),
+        seed=0,
+        label_dropout=0.25,
+    )
+    metrics = initial_metrics(run.diffusion)
+    state = init_state({"w": jnp.ones(())}, run.optimizer, run.timestep_sampler, metrics)
+    image, label = np.zeros((400, 2, 2, 1), np.float32), np.ones(400, np.int32)
+    jax.block_until_ready(step(state, {"image": image, "label": label}))
+    jax.effects_barrier()
+    assert set(seen) == {1, 3}
+    assert 60 < seen.count(3) < 140
 
 
 @pytest.mark.parametrize(

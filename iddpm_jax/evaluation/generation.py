@@ -1,0 +1,164 @@
+"""Drawing samples in batches: compiled once, whatever their number, labels or seed.
+
+Axis letters: B batch, H W C image.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from iddpm_jax import diffusion as dm
+from iddpm_jax.evaluation.grids import to_uint8
+
+SAMPLERS: Mapping[str, Callable] = {
+    "ddpm": dm.ddpm_step,
+    "ddim": dm.ddim_step,
+    "dpm-solver++": dm.dpm_solver_step,
+}
+
+# A trajectory is cut into so many compiled parts at most, between which progress is shown.
+_MAX_PARTS = 10
+
+
+def classifier_free_guidance(conditional, unconditional, guidance, channels: int) -> jax.Array:
+    """ε_c + (w - 1)(ε_c - ε_u) (Ho & Salimans 2022, eq. 6 with w for 1 + w).
+
+    w = 1 gives the conditional output bit for bit. A variance half is the conditional's.
+    """
+    mean_c, mean_u = conditional[..., :channels], unconditional[..., :channels]
+    mean = mean_c + (guidance - 1) * (mean_c - mean_u)
+    return jnp.concatenate([mean, conditional[..., channels:]], axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Generator:
+    """Draws samples; sample i depends on the seed and i alone.
+
+    Attributes:
+      d: the process, respaced or not.
+      model: the network.
+      params: its parameters.
+      image_shape: (H, W, C).
+      sampler: a name in `SAMPLERS`.
+      eta: of DDIM.
+      null_label: the label that stands for none, where guidance is wanted.
+      mesh: devices to run on.
+    """
+
+    d: dm.GaussianDiffusion
+    model: nn.Module
+    params: Any
+    image_shape: tuple[int, int, int]
+    sampler: str
+    eta: float
+    null_label: int | None
+    mesh: Mesh
+
+    def __post_init__(self):
+        if self.sampler not in SAMPLERS:
+            raise ValueError(
+                f"unknown sampler {self.sampler!r}: choose one of {', '.join(SAMPLERS)}"
+            )
+        if self.eta and self.sampler != "ddim":
+            raise ValueError(f"eta={self.eta} is an option of ddim, not of {self.sampler}")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta={self.eta} must be in [0, 1]")
+
+    @property
+    def num_parts(self) -> int:
+        """Into how many equal parts a trajectory is cut."""
+        steps = self.d.num_timesteps
+        return max(parts for parts in range(1, _MAX_PARTS + 1) if steps % parts == 0)
+
+    def compile(self) -> Callable[..., Iterator[tuple[jax.Array, jax.Array]]]:
+        """Returns `draw(seed, indices, labels, guidance)`, which yields after every part.
+
+        `indices` int `[B]` are the samples' numbers, `labels` int32 `[B]` or None, and
+        `guidance` a float. Each yield is (x_t, predicted x_0), `[B, H, W, C]`, the last one
+        the samples. B has to be the same, and a multiple of the devices, for all calls.
+        """
+        step_options = {"eta": self.eta} if self.sampler == "ddim" else {}
+        step = SAMPLERS[self.sampler]
+        rows = NamedSharding(self.mesh, PartitionSpec("data"))
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        params = jax.device_put(self.params, everywhere)
+
+        @jax.jit
+        def start(seed, indices):
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
+            return keys, dm.initial_noise(keys, self.image_shape)
+
+        @jax.jit
+        def advance(params, carry, keys, labels, guidance, timesteps):
+            def model_fn(x_t, timestep):
+                return self._apply(params, x_t, timestep, labels, guidance)
+
+            return dm.sample_steps(self.d, model_fn, carry, timesteps, keys, step, **step_options)
+
+        timesteps = np.arange(self.d.num_timesteps - 1, -1, -1, dtype=np.int32)
+        parts = timesteps.reshape(self.num_parts, -1)
+
+        def draw(seed, indices, labels, guidance):
+            keys, x_T = start(np.uint32(seed), jax.device_put(np.asarray(indices), rows))  # noqa: N806
+            labels = None if labels is None else jax.device_put(np.asarray(labels), rows)
+            carry = (x_T, jnp.zeros_like(x_T))
+            for part in parts:
+                carry = advance(params, carry, keys, labels, np.float32(guidance), part)
+                yield carry
+
+        return draw
+
+    def _apply(self, params, x_t, timestep, labels, guidance):
+        def network(labels):
+            return self.model.apply({"params": params}, x_t, timestep, y=labels)
+
+        if self.null_label is None:
+            return network(labels)
+        nothing = jnp.full_like(labels, self.null_label)
+        channels = self.image_shape[-1]
+        return classifier_free_guidance(network(labels), network(nothing), guidance, channels)
+
+
+def batch_size_for(num_samples: int, batch_size: int, mesh: Mesh) -> int:
+    """The batch size to use: no more than there are samples, a multiple of the devices."""
+    devices = mesh.devices.size
+    return -(-min(num_samples, batch_size) // devices) * devices
+
+
+def draw_batches(
+    generator: Generator,
+    num_samples: int,
+    label_of: Callable[[np.ndarray], np.ndarray | None],
+    *,
+    seed: int,
+    guidance: float,
+    batch_size: int,
+    first_batch: int = 0,
+    on_part: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[np.ndarray, np.ndarray | None, jax.Array]]:
+    """Yields (indices, labels, uint8 images) batch by batch, the last one cut to size.
+
+    Args:
+      label_of: sample numbers `[B]` to labels int32 `[B]`, or None.
+      batch_size: a multiple of the devices. The last batch is filled up with samples that
+        are thrown away, so that nothing compiles twice.
+      first_batch: number of the batch to begin with.
+      on_part: called after every part of a trajectory is done.
+    """
+    draw = generator.compile()
+    finish = jax.jit(to_uint8)
+    for start in range(first_batch * batch_size, num_samples, batch_size):
+        indices = np.arange(start, start + batch_size)
+        labels = label_of(indices)
+        for carry in draw(seed, indices, labels, guidance):
+            jax.block_until_ready(carry)
+            on_part()
+        count = min(batch_size, num_samples - start)
+        images = finish(carry[0])
+        yield indices[:count], None if labels is None else labels[:count], images[:count]

@@ -1,0 +1,118 @@
+"""Many samples on disk: shards while they are drawn, one npz at the end.
+
+    DIR/sampling.json     what is being drawn; another run cannot mix with it
+    DIR/shards/000000.npz finished batches, until everything is there
+    DIR/samples.npz       arr_0 uint8 [N, H, W, C], arr_1 int64 [N] where there are labels:
+                          what OpenAI's evaluator reads
+
+Memory does not grow with N.
+"""
+
+import io
+import json
+import os
+import pathlib
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # The same bytes whenever a file is written.
+
+
+class ShardedSamples:
+    """The shards of one sampling run in `directory`.
+
+    Raises:
+      ValueError: the directory holds another run, or cannot be written.
+    """
+
+    def __init__(self, directory: pathlib.Path, settings: Mapping[str, Any]):
+        self.directory = directory
+        self.result = directory / "samples.npz"
+        self._shards = directory / "shards"
+        settings = json.loads(json.dumps(settings))
+        record = directory / "sampling.json"
+        if record.exists():
+            before = json.loads(record.read_text(encoding="utf-8"))
+            changed = [
+                f"{key}: there {before.get(key)!r}, now {settings.get(key)!r}"
+                for key in sorted(before.keys() | settings.keys())
+                if before.get(key) != settings.get(key)
+            ]
+            if changed:
+                raise ValueError(
+                    f"{directory} holds samples of another run:\n  "
+                    + "\n  ".join(changed)
+                    + "\nchoose another --out"
+                )
+        elif directory.exists() and any(directory.iterdir()):
+            raise ValueError(f"{directory} holds other files; choose another --out")
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            _write_atomically(record, (json.dumps(settings, indent=2) + "\n").encode())
+        except OSError as error:
+            raise ValueError(f"{directory} cannot be written: {error}") from error
+
+    @property
+    def complete(self) -> bool:
+        return self.result.exists()
+
+    def count(self) -> int:
+        """Number of finished shards, without a gap from the first."""
+        number = 0
+        while self._path(number).exists():
+            number += 1
+        return number
+
+    def write(self, number: int, images: np.ndarray, labels: np.ndarray | None) -> None:
+        """Writes a shard, in one atomic move."""
+        self._shards.mkdir(exist_ok=True)
+        arrays = {"images": images} if labels is None else {"images": images, "labels": labels}
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        _write_atomically(self._path(number), buffer.getvalue())
+
+    def read(self, count: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Yields (images, labels) of the first `count` shards, or of all."""
+        for number in range(self.count() if count is None else count):
+            with np.load(self._path(number)) as shard:
+                yield shard["images"], shard.get("labels")
+
+    def finish(self, num_samples: int) -> None:
+        """Streams the shards into `samples.npz` and removes them."""
+        images, labels = next(self.read(1))
+        scratch = self.result.with_name("samples.npz.tmp")
+        with zipfile.ZipFile(scratch, "w", zipfile.ZIP_STORED) as archive:
+            shape = (num_samples, *images.shape[1:])
+            _stream(archive, "arr_0", np.uint8, shape, (shard for shard, _ in self.read()))
+            if labels is not None:
+                parts = (shard.astype(np.int64) for _, shard in self.read())
+                _stream(archive, "arr_1", np.int64, (num_samples,), parts)
+        os.replace(scratch, self.result)
+        shutil.rmtree(self._shards)
+
+    def _path(self, number: int) -> pathlib.Path:
+        return self._shards / f"{number:06d}.npz"
+
+
+def _stream(archive, name: str, dtype, shape: tuple[int, ...], parts: Iterator[np.ndarray]) -> None:
+    """Writes one array of an npz, of which only a part is in memory at a time."""
+    member = zipfile.ZipInfo(f"{name}.npy", _EPOCH)
+    with archive.open(member, "w", force_zip64=True) as file:
+        header = {
+            "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+            "fortran_order": False,
+            "shape": shape,
+        }
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(np.ascontiguousarray(part).tobytes())
+
+
+def _write_atomically(path: pathlib.Path, data: bytes) -> None:
+    scratch = path.with_name(path.name + ".tmp")
+    scratch.write_bytes(data)
+    os.replace(scratch, path)

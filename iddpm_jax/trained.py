@@ -1,0 +1,158 @@
+"""A trained model, loaded from its work directory: `iddpm_jax.load`."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from iddpm_jax import diffusion as dm
+from iddpm_jax import factory, models
+from iddpm_jax.evaluation.generation import Generator, batch_size_for, draw_batches
+from iddpm_jax.training import sharding
+from iddpm_jax.training.checkpoints import load_params
+from iddpm_jax.training.workdir import read_config, read_labels
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A network with its parameters and diffusion process.
+
+    Attributes:
+      model, params: the network.
+      image_shape: (H, W, C).
+      num_classes: classes that can be asked for; 0 for an unconditional model.
+      null_label: the label that stands for none, where the model was trained with it.
+      class_names: names of the classes.
+      step: training steps taken.
+      ema: the decay of the average that the parameters are, or "none".
+      build_diffusion: respacing ("" for every timestep) to the process.
+    """
+
+    model: models.UNet
+    params: Any
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    null_label: int | None
+    class_names: tuple[str, ...]
+    step: int
+    ema: str
+    build_diffusion: Callable[[str], dm.GaussianDiffusion]
+
+    def generator(self, sampler: str, respacing: str, eta: float, guidance: float) -> Generator:
+        """What draws samples in a given way; ValueError if there is no such way."""
+        if guidance != 1 and self.null_label is None:
+            raise ValueError(
+                f"guidance={guidance} needs a model trained with train.label_dropout > 0"
+            )
+        return Generator(
+            d=self.build_diffusion(respacing),
+            model=self.model,
+            params=self.params,
+            image_shape=self.image_shape,
+            sampler=sampler,
+            eta=eta,
+            null_label=self.null_label if guidance != 1 else None,
+            mesh=sharding.make_mesh(),
+        )
+
+    def label_rule(self, labels: Sequence[int] | None) -> Callable:
+        """Sample numbers to labels: the given ones, or all classes, in turn."""
+        if not self.num_classes:
+            if labels is not None:
+                raise ValueError(f"labels={list(labels)}, but the model is unconditional")
+            return lambda indices: None
+        wanted = np.asarray(range(self.num_classes) if labels is None else labels, np.int32)
+        outside = [int(label) for label in wanted if not 0 <= label < self.num_classes]
+        if outside:
+            raise ValueError(
+                f"labels {outside} are outside the model's {self.num_classes} classes, "
+                f"0 to {self.num_classes - 1}"
+            )
+        return lambda indices: wanted[indices % len(wanted)]
+
+    def sample(
+        self,
+        num: int,
+        *,
+        labels: Sequence[int] | None = None,
+        sampler: str = "ddpm",
+        respacing: str = "",
+        eta: float = 0.0,
+        guidance: float = 1.0,
+        seed: int = 0,
+        batch_size: int = 64,
+    ) -> np.ndarray:
+        """Draws images; number i depends on the seed and i alone.
+
+        Args:
+          num: how many.
+          labels: class labels, taken in turn; None takes all classes in turn.
+          sampler: `ddpm`, `ddim` or `dpm-solver++`.
+          respacing: timesteps to use: `250`, `10,15,20`, `ddim50`, `exact30`, `logsnr20`; empty
+            for all.
+          eta: noise of DDIM, 0 to 1.
+          guidance: weight of classifier-free guidance; 1 is the conditional model.
+          seed: of everything random.
+          batch_size: images drawn at a time; changes nothing but speed and memory.
+
+        Returns:
+          uint8 `[num, H, W, C]`.
+
+        Raises:
+          ValueError: the model cannot do what is asked.
+        """
+        if num < 1 or batch_size < 1:
+            raise ValueError(f"num={num} and batch_size={batch_size} must be at least 1")
+        generator = self.generator(sampler, respacing, eta, guidance)
+        batches = draw_batches(
+            generator,
+            num,
+            self.label_rule(labels),
+            seed=seed,
+            guidance=guidance,
+            batch_size=batch_size_for(num, batch_size, generator.mesh),
+        )
+        return np.concatenate([jax.device_get(images) for _, _, images in batches])
+
+
+def load(workdir: str, ema: str = "") -> TrainedModel:
+    """Loads the newest checkpoint of a work directory.
+
+    Args:
+      workdir: what `main.py --workdir` wrote.
+      ema: which average of the parameters: a rate of train.ema_rate, such as "0.9999"; empty
+        for the first one; "none" for the parameters themselves.
+
+    Raises:
+      ValueError: it is no work directory, has no complete checkpoint, or no such average.
+    """
+    path = pathlib.Path(workdir)
+    if not (path / "config.json").exists():
+        raise ValueError(f"{workdir} is not a work directory: it has no config.json")
+    config = factory.config_from_dict(read_config(path))
+    rates = [str(rate) for rate in config.train.ema_rate]
+    ema = ema or (rates[0] if rates else "none")
+    if ema not in (*rates, "none"):
+        raise ValueError(f"ema={ema!r}: {workdir} has {', '.join((*rates, 'none'))}")
+    model = factory.build_model(config)
+    everywhere = sharding.replicated(sharding.make_mesh())
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
+        models.abstract_params(model),
+    )
+    params, step = load_params(path, ema, abstract)
+    classes = config.model.num_classes
+    return TrainedModel(
+        model=model,
+        params=params,
+        image_shape=(config.model.image_size,) * 2 + (config.model.in_channels,),
+        num_classes=classes,
+        null_label=classes if config.train.label_dropout else None,
+        class_names=read_labels(path, classes),
+        step=step,
+        ema=ema,
+        build_diffusion=lambda respacing: factory.build_diffusion(config, respacing),
+    )

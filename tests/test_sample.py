@@ -1,0 +1,130 @@
+"""The sample command in processes of its own, and `iddpm_jax.load`."""
+
+import dataclasses
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import iddpm_jax
+from tests.commands import run
+
+
+def _sample(workdir: pathlib.Path, out: pathlib.Path, *flags: str):
+    return run(["-m", "iddpm_jax.sample", f"--workdir={workdir}", f"--out={out}", *flags])
+
+
+@pytest.fixture(scope="module")
+def model(uninterrupted):
+    return iddpm_jax.load(str(uninterrupted))
+
+
+def test_sample_writes_npz_grid_and_pngs(uninterrupted, model, tmp_path):
+    out = tmp_path / "out"
+    result = _sample(uninterrupted, out, "--num_samples=25", "--batch_size=10", "--png")
+    assert result.returncode == 0, result.stderr
+    with np.load(out / "samples.npz") as samples:
+        images, labels = samples["arr_0"], samples["arr_1"]
+    assert (images.shape, images.dtype) == ((25, 8, 8, 1), np.uint8)
+    assert labels.tolist() == [i % 10 for i in range(25)]
+    np.testing.assert_array_equal(images, model.sample(25, batch_size=8))
+    pngs = sorted((out / "png").iterdir())
+    assert [path.name for path in pngs[:2]] == ["000000_0.png", "000001_1.png"]
+    with Image.open(pngs[12]) as png:
+        np.testing.assert_array_equal(np.asarray(png), images[12, ..., 0])
+    with Image.open(out / "grid.png") as grid:
+        assert grid.size[1] == 10 * 34 + 2
+    again = _sample(uninterrupted, out, "--num_samples=25", "--batch_size=10", "--png")
+    assert again.returncode == 0, again.stderr
+
+
+def test_sample_continues_to_the_file_of_an_uninterrupted_run(uninterrupted, tmp_path):
+    flags = ("--num_samples=20", "--batch_size=4", "--sampler=ddim", "--respacing=exact3")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert _sample(uninterrupted, whole, *flags).returncode == 0
+    assert _sample(uninterrupted, cut, *flags).returncode == 0
+    # As if it had been killed while it wrote the third of five batches.
+    with np.load(cut / "samples.npz") as samples:
+        images, labels = samples["arr_0"], samples["arr_1"].astype(np.int32)
+    (cut / "samples.npz").unlink()
+    (cut / "grid.png").unlink()
+    (cut / "shards").mkdir()
+    for number in range(2):
+        part = slice(4 * number, 4 * number + 4)
+        np.savez(cut / "shards" / f"{number:06d}.npz", images=images[part], labels=labels[part])
+    (cut / "shards" / "000002.npz.tmp").write_bytes(b"PK")
+    result = _sample(uninterrupted, cut, *flags)
+    assert result.returncode == 0, result.stderr
+    assert "continuing after 2 finished batches of 4" in result.stdout
+    for name in ("samples.npz", "grid.png"):
+        assert (whole / name).read_bytes() == (cut / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--labels=3,10"], "labels [10] are outside the model's 10 classes, 0 to 9"),
+        (["--labels=cat"], "--labels=cat: give numbers"),
+        (["--respacing=ddim7"], "'ddim7': no integer stride over 10"),
+        (["--respacing=logsnr11"], "cannot keep 11 of 10"),
+        (["--eta=0.5"], "eta=0.5 is an option of ddim"),
+        (["--ema=0.5"], "ema='0.5'"),
+        (["--sampler=plms"], "should be one of"),
+        (["--num_samples=0"], "num_samples"),
+    ],
+)
+def test_sample_refuses_bad_flags_in_one_line(uninterrupted, tmp_path, flags, message):
+    result = _sample(uninterrupted, tmp_path / "out", *flags)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_sample_overwrites_no_other_run(uninterrupted, tmp_path):
+    out = tmp_path / "out"
+    flags = ("--num_samples=2", "--respacing=exact2")
+    assert _sample(uninterrupted, out, *flags).returncode == 0
+    before = (out / "samples.npz").read_bytes()
+    result = _sample(uninterrupted, out, *flags, "--seed=1")
+    assert result.returncode == 1
+    assert "seed: there 0, now 1" in result.stderr
+    assert (out / "samples.npz").read_bytes() == before
+
+
+def test_load_guides_a_model_trained_for_it(model):
+    plain = model.sample(4, sampler="ddim")
+    np.testing.assert_array_equal(plain, model.sample(4, sampler="ddim", guidance=1.0))
+    assert (plain != model.sample(4, sampler="ddim", guidance=50.0)).any()
+
+
+def test_load_picks_the_average_that_is_asked_for(uninterrupted, model):
+    assert (model.ema, model.step) == ("0.995", 6)
+    raw = iddpm_jax.load(str(uninterrupted), ema="none")
+    assert (raw.ema, raw.step) == ("none", 6)
+    assert (raw.params["out_conv"]["kernel"] != model.params["out_conv"]["kernel"]).any()
+
+
+def test_load_refuses_what_is_no_work_directory(tmp_path, uninterrupted):
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        iddpm_jax.load(str(tmp_path))
+    workdir = tmp_path / "copy"
+    shutil.copytree(uninterrupted, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "6" / "ema")
+    with pytest.raises(ValueError, match=r"checkpoints/6/ema cannot be read"):
+        iddpm_jax.load(str(workdir))
+    shutil.rmtree(workdir / "checkpoints")
+    with pytest.raises(ValueError, match="no complete checkpoint"):
+        iddpm_jax.load(str(workdir))
+
+
+def test_load_refuses_guidance_and_labels_that_the_model_lacks(model):
+    with pytest.raises(ValueError, match=r"labels \[10\]"):
+        model.sample(1, labels=[10])
+    with pytest.raises(ValueError, match=r"guidance=2.0 needs .*label_dropout > 0"):
+        dataclasses.replace(model, null_label=None).sample(1, guidance=2.0)
+    unconditional = dataclasses.replace(model, num_classes=0)
+    with pytest.raises(ValueError, match=r"labels=\[1\], but the model is unconditional"):
+        unconditional.sample(1, labels=[1])
