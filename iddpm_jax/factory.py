@@ -36,6 +36,14 @@ MAY_CHANGE = frozenset(
     }
 )
 
+_LARGEST = 1e30  # What is more would overflow float32 somewhere.
+
+_TUPLE_ITEMS = {
+    "model.channel_mult": int,
+    "model.attention_resolutions": int,
+    "train.ema_rate": float,
+}
+
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 # By number of resolutions; 32 x 32 is the exception among the four.
@@ -65,6 +73,14 @@ def check_config(config: ml_collections.ConfigDict, defaults: ml_collections.Con
                 f"{key}={value!r} is of type {type(value).__name__}, "
                 f"expected {type(default).__name__} such as {default!r}"
             )
+
+    for key, item_type in _TUPLE_ITEMS.items():
+        for item in values[key]:
+            if type(item) is not item_type:
+                raise ValueError(
+                    f"{key}={values[key]!r}: {item!r} is of type {type(item).__name__}, "
+                    f"expected {item_type.__name__}"
+                )
 
 
 def unknown_key_message(key: str, known: Iterable[str]) -> str:
@@ -220,8 +236,8 @@ def build_source(config: ml_collections.ConfigDict, split: str = "") -> Source:
 def build_learning_rate(config: ml_collections.ConfigDict):
     """The learning rate as a function of the step."""
     c = config.train
-    if c.lr <= 0:
-        raise ValueError(f"train.lr={c.lr} must be positive")
+    if not 0 < c.lr < _LARGEST:
+        raise ValueError(f"train.lr={c.lr} must be positive and below {_LARGEST}")
     if c.lr_anneal_steps < 0 or 0 < c.lr_anneal_steps < (c.num_steps or 0):
         raise ValueError(
             f"train.lr_anneal_steps={c.lr_anneal_steps} must be 0, or at least "
@@ -234,8 +250,8 @@ def build_optimizer(config: ml_collections.ConfigDict):
     """AdamW with the averaged parameters in its state."""
     c = config.train
     for key in ("weight_decay", "grad_clip"):
-        if c[key] < 0:
-            raise ValueError(f"train.{key}={c[key]} must not be negative")
+        if not 0 <= c[key] < _LARGEST:
+            raise ValueError(f"train.{key}={c[key]} must be from 0 to {_LARGEST}")
     return make_optimizer(
         build_learning_rate(config),
         weight_decay=c.weight_decay,
@@ -288,6 +304,7 @@ def build_training(config: ml_collections.ConfigDict) -> Training:
         image_shape=source.image_shape,
         class_names=source.class_names,
         draw_samples=preview.make(),
+        ema_rates=tuple(c.ema_rate),
         **{key: c[key] for key in _LOOP_KEYS},
     )
 

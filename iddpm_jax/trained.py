@@ -1,6 +1,7 @@
 """A trained model, loaded from its work directory: `iddpm_jax.load`."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from iddpm_jax import diffusion as dm
 from iddpm_jax import factory, models
+from iddpm_jax.data import Source
 from iddpm_jax.evaluation.generation import Generator, batch_size_for, draw_batches
 from iddpm_jax.training import sharding
 from iddpm_jax.training.checkpoints import load_params
@@ -29,6 +31,7 @@ class TrainedModel:
       step: training steps taken.
       ema: the decay of the average that the parameters are, or "none".
       build_diffusion: respacing ("" for every timestep) to the process.
+      open_source: split ("" for the training one) to the data that it was trained on.
     """
 
     model: models.UNet
@@ -40,6 +43,7 @@ class TrainedModel:
     step: int
     ema: str
     build_diffusion: Callable[[str], dm.GaussianDiffusion]
+    open_source: Callable[[str], Source]
 
     def generator(self, sampler: str, respacing: str, eta: float, guidance: float) -> Generator:
         """What draws samples in a given way; ValueError if there is no such way."""
@@ -154,5 +158,6 @@ def load(workdir: str, ema: str = "") -> TrainedModel:
         class_names=read_labels(path, classes),
         step=step,
         ema=ema,
-        build_diffusion=lambda respacing: factory.build_diffusion(config, respacing),
+        build_diffusion=functools.partial(factory.build_diffusion, config),
+        open_source=functools.partial(factory.build_source, config),
     )

@@ -31,6 +31,10 @@ def _changed(changes: dict) -> ml_collections.ConfigDict:
         ({"diffusion.noise_schedule": "linear"}, r"num_timesteps=10 has beta"),
         ({"diffusion.noise_schedule": "cos"}, "unknown noise schedule 'cos'"),
         ({"diffusion.sigma_small": True}, "sigma_small=True has no effect"),
+        (
+            {"diffusion.noise_schedule": "linear", "diffusion.steps": 20},
+            r"beta\[19\] of 20 is 1",
+        ),
         ({"diffusion.steps": 1}, "at least 2 timesteps, got 1"),
         ({"train.sample_respacing": "ddim7"}, "'ddim7': no integer stride over 10"),
         ({"train.batch_size": 20}, "20 is not divisible by 8 devices"),
@@ -39,6 +43,9 @@ def _changed(changes: dict) -> ml_collections.ConfigDict:
         ({"train.num_steps": None}, "num_steps is not set"),
         ({"train.num_steps": 0}, "num_steps=0"),
         ({"train.lr": 0.0}, "lr=0.0 must be positive"),
+        ({"train.lr": float("nan")}, "lr=nan must be positive"),
+        ({"train.lr": float("inf")}, "lr=inf must be positive"),
+        ({"train.weight_decay": float("nan")}, "weight_decay=nan"),
         ({"train.lr_anneal_steps": 2}, "lr_anneal_steps=2.*num_steps=4"),
         ({"train.weight_decay": -0.1}, "weight_decay=-0.1"),
         ({"train.ema_rate": (1.5,)}, "1.5 is not in"),
@@ -81,6 +88,20 @@ def test_check_config_names_a_mistyped_value():
     with config.ignore_type():
         config.model.num_channels = "64"
     with pytest.raises(ValueError, match=r"num_channels='64' is of type str, expected int"):
+        factory.check_config(config, default.get_config())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.channel_mult", (1.0,), r"1.0 is of type float, expected int"),
+        ("model.attention_resolutions", ("8",), r"'8' is of type str, expected int"),
+        ("train.ema_rate", (True,), r"True is of type bool, expected float"),
+    ],
+)
+def test_check_config_looks_into_tuples(key, value, message):
+    config = _changed({key: value})
+    with pytest.raises(ValueError, match=message):
         factory.check_config(config, default.get_config())
 
 

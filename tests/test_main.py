@@ -94,6 +94,9 @@ def test_main_refuses_another_configuration(uninterrupted):
         ("--config.train.num_steps=many", "invalid literal for int() with base 10: 'many'"),
         ("--config.model.num_channels=40", "num_channels=40 times channel_mult=1"),
         ("--nonsense=1", "Unknown command line flag 'nonsense'"),
+        ("-config.train.nmu_steps=3", "'train.nmu_steps': did you mean"),
+        ("--config.model.channel_mult=(1,1.5)", "1.5 is of type float"),
+        ("--workdir=", "--workdir is empty"),
         ("--config=configs/digit.py", "No such file or directory: 'configs/digit.py'"),
         ("more", "'more' is not a flag"),
     ],
@@ -107,7 +110,7 @@ def test_main_refuses_bad_flags_in_one_line(tmp_path, flag, message):
 
 
 def test_main_stops_when_nothing_is_finite_any_more(tmp_path):
-    flags = ("--config.train.lr=1e30", "--config.train.max_nonfinite_steps=3")
+    flags = ("--config.train.lr=1e29", "--config.train.max_nonfinite_steps=3")
     result = train(tmp_path, "--config.train.num_steps=50", *flags)
     assert result.returncode == 1
     assert "not finite in the last 3 steps" in result.stderr

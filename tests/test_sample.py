@@ -128,3 +128,61 @@ def test_load_refuses_guidance_and_labels_that_the_model_lacks(model):
     unconditional = dataclasses.replace(model, num_classes=0)
     with pytest.raises(ValueError, match=r"labels=\[1\], but the model is unconditional"):
         unconditional.sample(1, labels=[1])
+
+
+def test_sample_draws_what_happens_between_noise_and_image(uninterrupted, tmp_path):
+    out = tmp_path / "out"
+    flags = ("--num_samples=10", "--sampler=ddim", "--respacing=exact4", "--show_steps=4")
+    result = _sample(uninterrupted, out, *flags, "--gif", "--forward_strip")
+    assert result.returncode == 0, result.stderr
+    sizes = {}
+    for name in ("steps.png", "forward.png", "steps.gif"):
+        with Image.open(out / name) as picture:
+            sizes[name] = picture.size[1], getattr(picture, "n_frames", 1)
+    # Two rows for each of six samples; one for each of six digits; ten rows, four moments.
+    assert sizes == {
+        "steps.png": (12 * 34 + 2, 1),
+        "forward.png": (6 * 34 + 2, 1),
+        "steps.gif": (10 * 34 + 2, 4),
+    }
+
+
+def test_sample_inverts_and_interpolates(uninterrupted, tmp_path):
+    for i, value in enumerate((0, 200)):
+        Image.fromarray(np.full((8, 8), value, np.uint8)).save(tmp_path / f"{i}.png")
+    images = f"--invert={tmp_path / '0.png'},{tmp_path / '1.png'}"
+    out = tmp_path / "inverted"
+    result = _sample(uninterrupted, out, images, "--labels=3,7")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("root mean square error") == 2
+    with np.load(out / "inversion.npz") as arrays:
+        assert arrays["noise"].shape == arrays["reconstruction"].shape == (2, 8, 8, 1)
+    assert (out / "inversion.png").exists()
+    out = tmp_path / "between"
+    result = _sample(uninterrupted, out, "--interpolate=0,1", "--labels=5", "--respacing=exact3")
+    assert result.returncode == 0, result.stderr
+    with Image.open(out / "interpolation.png") as picture:
+        assert picture.size[1] == 34 + 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--invert={image}"], "needs the images' --labels"),
+        (["--invert={image}", "--labels=1"], "is 9 x 8, the model needs 8 x 8"),
+        (["--invert={text}", "--labels=1"], "cannot be read as an image"),
+        (["--invert={image}", "--labels=1", "--sampler=ddpm"], "goes by ddim"),
+        (["--interpolate=1"], "give two seeds"),
+        (["--interpolate=0,1", "--sampler=ddpm"], "needs a deterministic sampler"),
+        (["--show_steps=11"], "--show_steps=11 is more than 10 steps"),
+    ],
+)
+def test_sample_refuses_pictures_that_cannot_be(uninterrupted, tmp_path, flags, message):
+    paths = {"image": tmp_path / "image.png", "text": tmp_path / "text.png"}
+    Image.fromarray(np.zeros((8, 9), np.uint8)).save(paths["image"])
+    paths["text"].write_text("no image")
+    result = _sample(uninterrupted, tmp_path / "out", *[f.format(**paths) for f in flags])
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out" / "samples.npz").exists()

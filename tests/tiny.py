@@ -35,11 +35,9 @@ def config() -> ml_collections.ConfigDict:
 
 
 @functools.cache
-def training(**train_keys):
-    """A built run of the tiny configuration with changed `train.` keys."""
-    tiny = config()
-    tiny.train.update(train_keys)
-    return factory.build_training(tiny)
+def training():
+    """A built run of the tiny configuration."""
+    return factory.build_training(config())
 
 
 def mesh(devices: int):

@@ -47,6 +47,13 @@ class InMemorySource:
         if self.labels.shape != self.images.shape[:1]:
             raise ValueError(f"{len(self.images)} images, but labels of {self.labels.shape}")
 
+        classes = len(self.class_names)
+        if classes and len(self) and not 0 <= self.labels.min() <= self.labels.max() < classes:
+            raise ValueError(
+                f"labels from {self.labels.min()} to {self.labels.max()} do not fit the "
+                f"{classes} classes"
+            )
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.images.shape[1:]

@@ -137,11 +137,16 @@ def make_diffusion(
         network goes on being told the timesteps of the full process.
 
     Raises:
-      ValueError: an unknown type, a β outside (0, 1], kept timesteps out of range or
+      ValueError: an unknown type, a β outside (0, 1), kept timesteps out of range or
         unsorted, or fewer than two steps (the first variance is that of the second step).
     """
     betas = np.asarray(betas, dtype=np.float64)
     check_betas(betas, "make_diffusion")
+    if betas.max() == 1:
+        raise ValueError(
+            f"beta[{betas.argmax()}] of {betas.size} is 1, after which no signal is left and the "
+            "tables are infinite; use more timesteps"
+        )
     kept = np.arange(betas.size) if keep_timesteps is None else np.asarray(keep_timesteps)
     if kept.ndim != 1 or (np.diff(kept) <= 0).any() or kept.min(initial=0) < 0:
         raise ValueError(f"keep_timesteps must be sorted and distinct, got {kept.tolist()}")

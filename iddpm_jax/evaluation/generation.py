@@ -70,24 +70,27 @@ class Generator:
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta={self.eta} must be in [0, 1]")
 
-    @property
-    def num_parts(self) -> int:
-        """Into how many equal parts a trajectory is cut."""
+    def parts(self, count: int = 0) -> list[np.ndarray]:
+        """The timesteps in the order they are taken, cut into `count` parts.
+
+        By default into as many equal parts, up to ten, as there can be.
+        """
         steps = self.d.num_timesteps
-        return max(parts for parts in range(1, _MAX_PARTS + 1) if steps % parts == 0)
+        count = count or max(n for n in range(1, _MAX_PARTS + 1) if steps % n == 0)
+        return np.array_split(np.arange(steps - 1, -1, -1, dtype=np.int32), min(count, steps))
 
-    def compile(self) -> Callable[..., Iterator[tuple[jax.Array, jax.Array]]]:
-        """Returns `draw(seed, indices, labels, guidance)`, which yields after every part.
+    def compile(self, num_parts: int = 0) -> Callable[..., Iterator[tuple[jax.Array, jax.Array]]]:
+        """Returns `draw(seed, indices, labels, guidance, x_T=None)`, a generator function.
 
-        `indices` int `[B]` are the samples' numbers, `labels` int32 `[B]` or None, and
-        `guidance` a float. Each yield is (x_t, predicted x_0), `[B, H, W, C]`, the last one
-        the samples. B has to be the same, and a multiple of the devices, for all calls.
+        `indices` int `[B]` are the samples' numbers, `labels` int32 `[B]` or None, `guidance`
+        a float, `x_T` `[B, H, W, C]` what to start from instead of the samples' own noise. It
+        yields (x_t, predicted x_0), `[B, H, W, C]`, after every one of `parts(num_parts)`, the
+        samples last. B has to be the same for all calls, and a multiple of the devices.
         """
         step_options = {"eta": self.eta} if self.sampler == "ddim" else {}
         step = SAMPLERS[self.sampler]
         rows = NamedSharding(self.mesh, PartitionSpec("data"))
-        everywhere = NamedSharding(self.mesh, PartitionSpec())
-        params = jax.device_put(self.params, everywhere)
+        params = jax.device_put(self.params, NamedSharding(self.mesh, PartitionSpec()))
 
         @jax.jit
         def start(seed, indices):
@@ -96,33 +99,34 @@ class Generator:
 
         @jax.jit
         def advance(params, carry, keys, labels, guidance, timesteps):
-            def model_fn(x_t, timestep):
-                return self._apply(params, x_t, timestep, labels, guidance)
-
+            model_fn = self.model_fn(params, labels, guidance)
             return dm.sample_steps(self.d, model_fn, carry, timesteps, keys, step, **step_options)
 
-        timesteps = np.arange(self.d.num_timesteps - 1, -1, -1, dtype=np.int32)
-        parts = timesteps.reshape(self.num_parts, -1)
-
-        def draw(seed, indices, labels, guidance):
-            keys, x_T = start(np.uint32(seed), jax.device_put(np.asarray(indices), rows))  # noqa: N806
+        def draw(seed, indices, labels, guidance, x_T=None):  # noqa: N803
+            keys, own_noise = start(np.uint32(seed), jax.device_put(np.asarray(indices), rows))
             labels = None if labels is None else jax.device_put(np.asarray(labels), rows)
-            carry = (x_T, jnp.zeros_like(x_T))
-            for part in parts:
+            x_t = own_noise if x_T is None else jax.device_put(x_T, rows)
+            carry = (x_t, jnp.zeros_like(x_t))
+            for part in self.parts(num_parts):
                 carry = advance(params, carry, keys, labels, np.float32(guidance), part)
                 yield carry
 
         return draw
 
-    def _apply(self, params, x_t, timestep, labels, guidance):
-        def network(labels):
-            return self.model.apply({"params": params}, x_t, timestep, y=labels)
+    def model_fn(self, params, labels, guidance) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        """The network as the diffusion code calls it, guided where there is a null label."""
 
-        if self.null_label is None:
-            return network(labels)
-        nothing = jnp.full_like(labels, self.null_label)
-        channels = self.image_shape[-1]
-        return classifier_free_guidance(network(labels), network(nothing), guidance, channels)
+        def guided(x_t, timestep):
+            def network(labels):
+                return self.model.apply({"params": params}, x_t, timestep, y=labels)
+
+            if self.null_label is None:
+                return network(labels)
+            nothing = jnp.full_like(labels, self.null_label)
+            channels = self.image_shape[-1]
+            return classifier_free_guidance(network(labels), network(nothing), guidance, channels)
+
+        return guided
 
 
 def batch_size_for(num_samples: int, batch_size: int, mesh: Mesh) -> int:

@@ -95,3 +95,45 @@ def class_grid(
         for r in rows
     ]
     return make_grid(np.concatenate(filled), columns, [class_names[label] for label in present])
+
+
+def save_gif(path: pathlib.Path, frames: Sequence[np.ndarray], seconds: float) -> None:
+    """Writes uint8 frames `[H, W, 3]` as an endless film; the last frame stays for a second."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    each = round(1000 * seconds / len(frames))
+    pictures = [Image.fromarray(frame) for frame in frames]
+    scratch = path.with_name(path.name + ".tmp")
+    durations = [each] * (len(frames) - 1) + [1000]
+    pictures[0].save(
+        scratch, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0
+    )
+    os.replace(scratch, path)
+
+
+def read_image(path: str, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Reads an image file of exactly the given size.
+
+    Args:
+      path: any format that Pillow reads.
+      image_shape: (H, W, C); C = 1 reads grey, 3 RGB, 4 RGBA.
+
+    Returns:
+      uint8 `[H, W, C]`.
+
+    Raises:
+      ValueError: it cannot be read as an image, or has another size.
+    """
+    height, width, channels = image_shape
+    modes = {1: "L", 3: "RGB", 4: "RGBA"}
+    if channels not in modes:
+        raise ValueError(f"{path}: images of {channels} channels cannot be read from files")
+    try:
+        with Image.open(path) as image:
+            # The size is known before anything is decoded, however large that would become.
+            if image.size != (width, height):
+                size = f"{image.size[0]} x {image.size[1]}"
+                raise ValueError(f"{path} is {size}, the model needs {width} x {height}")
+            pixels = np.asarray(image.convert(modes[channels]))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+    return pixels.reshape(image_shape)

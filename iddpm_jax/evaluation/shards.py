@@ -22,39 +22,45 @@ import numpy as np
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # The same bytes whenever a file is written.
 
 
-class ShardedSamples:
-    """The shards of one sampling run in `directory`.
+def claim(directory: pathlib.Path, settings: Mapping[str, Any]) -> None:
+    """Makes `directory` that of the run with these settings, or finds that it is already.
 
     Raises:
-      ValueError: the directory holds another run, or cannot be written.
+      ValueError: the directory holds another run, or files of somebody else, or cannot be
+        written.
     """
+    settings = json.loads(json.dumps(settings))
+    record = directory / "sampling.json"
+    if record.exists():
+        before = json.loads(record.read_text(encoding="utf-8"))
+        changed = [
+            f"{key}: there {before.get(key)!r}, now {settings.get(key)!r}"
+            for key in sorted(before.keys() | settings.keys())
+            if before.get(key) != settings.get(key)
+        ]
+        if changed:
+            raise ValueError(
+                f"{directory} holds samples of another run:\n  "
+                + "\n  ".join(changed)
+                + "\nchoose another --out"
+            )
+    elif directory.is_dir() and any(directory.iterdir()):
+        raise ValueError(f"{directory} holds other files; choose another --out")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _write_atomically(record, (json.dumps(settings, indent=2) + "\n").encode())
+    except OSError as error:
+        raise ValueError(f"{directory} cannot be written: {error}") from error
+
+
+class ShardedSamples:
+    """The shards of one sampling run in `directory`; ValueError as from `claim`."""
 
     def __init__(self, directory: pathlib.Path, settings: Mapping[str, Any]):
+        claim(directory, settings)
         self.directory = directory
         self.result = directory / "samples.npz"
         self._shards = directory / "shards"
-        settings = json.loads(json.dumps(settings))
-        record = directory / "sampling.json"
-        if record.exists():
-            before = json.loads(record.read_text(encoding="utf-8"))
-            changed = [
-                f"{key}: there {before.get(key)!r}, now {settings.get(key)!r}"
-                for key in sorted(before.keys() | settings.keys())
-                if before.get(key) != settings.get(key)
-            ]
-            if changed:
-                raise ValueError(
-                    f"{directory} holds samples of another run:\n  "
-                    + "\n  ".join(changed)
-                    + "\nchoose another --out"
-                )
-        elif directory.exists() and any(directory.iterdir()):
-            raise ValueError(f"{directory} holds other files; choose another --out")
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            _write_atomically(record, (json.dumps(settings, indent=2) + "\n").encode())
-        except OSError as error:
-            raise ValueError(f"{directory} cannot be written: {error}") from error
 
     @property
     def complete(self) -> bool:

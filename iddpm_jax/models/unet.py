@@ -253,6 +253,9 @@ def _check_architecture(model: UNet) -> None:
 def _check_inputs(model: UNet, x, timesteps, y) -> None:
     if x.ndim != model.dims + 2:
         raise ValueError(f"an input of shape {x.shape} does not have {model.dims} spatial axes")
+    channels = model.in_channels * (2 if isinstance(model, SuperResUNet) else 1)
+    if x.shape[-1] != channels:
+        raise ValueError(f"an input of shape {x.shape} does not have {channels} channels")
     factor = 2 ** (len(model.channel_mult) - 1)
     resampled = x.shape[2:-1] if model.dims == 3 else x.shape[1:-1]
     if any(size % factor for size in resampled):

@@ -23,6 +23,10 @@ _ARRAY_ITEMS = ("params", "ema", "opt", "timestep_sampler", "counters")
 _JSON_ITEMS = ("data", "meta")
 
 
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged or of another format."""
+
+
 class Checkpoints:
     """The checkpoints of one work directory.
 
@@ -62,7 +66,7 @@ class Checkpoints:
           abstract_state: shapes, dtypes and shardings, as from `jax.eval_shape`.
 
         Raises:
-          ValueError: the checkpoint cannot be read, or is of another format version.
+          CheckpointError: the checkpoint cannot be read, or is of another format version.
         """
         abstract = {name: tree for name, tree in split(abstract_state).items() if tree}
         items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
@@ -70,14 +74,14 @@ class Checkpoints:
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax raises many kinds for damaged files.
-            raise ValueError(
+            raise CheckpointError(
                 f"the checkpoint {self.directory / str(step)} cannot be read "
                 f"({type(error).__name__}: {error}); delete that folder to continue from an "
                 "earlier one"
             ) from error
         version = restored["meta"]["format_version"]
         if version != FORMAT_VERSION:
-            raise ValueError(
+            raise CheckpointError(
                 f"the checkpoint {self.directory / str(step)} has format version {version}, "
                 f"this program reads version {FORMAT_VERSION}"
             )
@@ -101,12 +105,12 @@ def load_params(workdir: pathlib.Path, ema: str, abstract_params: Any) -> tuple[
       The parameters, and the step that they are of.
 
     Raises:
-      ValueError: there is no complete checkpoint, or it cannot be read.
+      CheckpointError: there is no complete checkpoint, or it cannot be read.
     """
     directory = (workdir / "checkpoints").absolute()
     steps = sorted(int(p.name) for p in directory.glob("*") if p.name.isdigit() and p.is_dir())
     if not steps:
-        raise ValueError(f"{workdir} has no complete checkpoint; train first")
+        raise CheckpointError(f"{workdir} has no complete checkpoint; train first")
     path = directory / str(steps[-1]) / ("params" if ema == "none" else "ema")
     abstract = abstract_params if ema == "none" else {ema: abstract_params}
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
@@ -115,7 +119,7 @@ def load_params(workdir: pathlib.Path, ema: str, abstract_params: Any) -> tuple[
             args = ocp.args.PyTreeRestore(abstract, restore_args=restore_args, partial_restore=True)
             tree = checkpointer.restore(path, args)
     except Exception as error:  # Orbax raises many kinds for damaged files.
-        raise ValueError(
+        raise CheckpointError(
             f"the checkpoint {path} cannot be read ({type(error).__name__}: {error})"
         ) from error
     return (tree if ema == "none" else tree[ema]), steps[-1]
@@ -143,7 +147,7 @@ def join(like: TrainState, items: dict[str, Any]) -> TrainState:
     return like.replace(
         step=counters["step"],
         params=items["params"],
-        opt_state=optax.tree.set(items["opt"], ema=items["ema"]),
+        opt_state=optax.tree.set(items["opt"], ema=items["ema"] if like.ema else {}),
         sampler_state=items["timestep_sampler"] if like.sampler_state else like.sampler_state,
         metrics=counters["running"],
         skipped=counters["skipped"],

@@ -8,6 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from clu import parameter_overview
@@ -44,6 +45,7 @@ class Training:
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     draw_samples: Callable[[Any], np.ndarray]  # Averaged parameters to a picture.
+    ema_rates: tuple[float, ...]
     num_steps: int
     batch_size: int
     microbatch: int
@@ -64,9 +66,11 @@ def train(run: Training, workdir: pathlib.Path) -> TrainState:
     Raises:
       NonFiniteError: after `run.max_nonfinite_steps` skipped steps in a row. The last good
         state is saved.
-      ValueError: the latest checkpoint cannot be read.
+      CheckpointError: the latest checkpoint cannot be read.
     """
     with ExitStack() as stack:
+        # Entered first and so left last: a signal must not end what is being saved.
+        stop = stack.enter_context(StopRequest())
         checkpoints = Checkpoints(workdir, run.keep_checkpoints)
         stack.callback(checkpoints.close)
         state = _restore_or_init(run, checkpoints)
@@ -82,7 +86,6 @@ def train(run: Training, workdir: pathlib.Path) -> TrainState:
         stack.callback(writer.close)
         progress = Progress(first_step, run.num_steps, run.batch_size)
         stack.callback(progress.close)
-        stop = stack.enter_context(StopRequest())
         return _run_steps(run, workdir, state, checkpoints, writer, progress, stop)
 
 
@@ -111,6 +114,7 @@ def _run_steps(run, workdir, state, checkpoints, writer, progress, stop) -> Trai
         seed=run.seed,
         microbatch=run.microbatch,
         label_dropout=run.label_dropout,
+        max_nonfinite_steps=run.max_nonfinite_steps,
     )
 
     def save(state: TrainState) -> None:
@@ -124,7 +128,8 @@ def _run_steps(run, workdir, state, checkpoints, writer, progress, stop) -> Trai
         state = train_step(state, sharding.shard_batch(run.mesh, batch))
         progress.advance(step)
         last = step == run.num_steps
-        # Looking at the counter waits for the device, so it is not done at every step.
+        # Looking at the counter waits for the device, so it is not done at every step. The step
+        # itself applies nothing any more once the limit is reached, so none is missed.
         if step % run.max_nonfinite_steps == 0 or step % run.log_every == 0 or last:
             _check_finite(run, state, save)
         if step % run.log_every == 0 or last:
@@ -145,7 +150,8 @@ def _check_finite(run: Training, state: TrainState, save: Callable) -> None:
     in_row = int(state.skipped_in_row)
     if in_row < run.max_nonfinite_steps:
         return
-    save(state)
+    # The count starts anew if the run is continued.
+    save(state.replace(skipped_in_row=jnp.zeros_like(state.skipped_in_row)))
     raise NonFiniteError(
         f"loss or gradient was not finite in the last {in_row} steps, up to step "
         f"{int(state.step):,} (train.max_nonfinite_steps={run.max_nonfinite_steps}). The "
@@ -167,7 +173,8 @@ def _log(run: Training, state: TrainState, step: int, writer, progress) -> Train
 
 
 def _sample(run: Training, workdir: pathlib.Path, state: TrainState, step, writer, progress):
-    decay, params = next(iter(state.ema.items()), ("none", state.params))
+    decay = str(run.ema_rates[0]) if run.ema_rates else "none"
+    params = state.ema[decay] if run.ema_rates else state.params
     grid = run.draw_samples(params)
     path = workdir / "samples" / f"step_{step:08d}_ema_{decay}.png"
     save_png(path, grid)

@@ -60,8 +60,7 @@ class Progress:
 
     def report(self, step: int, values: dict[str, float], timing: dict[str, float]) -> None:
         """Shows the averages of an interval of the log."""
-        loss = values.get("loss", float("nan"))
-        text = f"loss {loss:.4f}"
+        text = f"loss {values['loss']:.4f}" if "loss" in values else "every step was skipped"
         if timing:
             text += f" | {timing['timing/steps_per_second']:.1f} steps/s"
             text += f" | {timing['timing/images_per_second']:,.0f} images/s"

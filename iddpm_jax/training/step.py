@@ -31,6 +31,7 @@ def make_train_step(
     seed: int,
     microbatch: int = 0,
     label_dropout: float = 0.0,
+    max_nonfinite_steps: int = 2**31 - 1,
 ) -> Callable[[TrainState, Batch], TrainState]:
     """Builds the step.
 
@@ -43,7 +44,9 @@ def make_train_step(
       model, `label` int32 `[B]`. Timesteps, noise and dropout are drawn for the global
       batch from the seed and the step's number, whatever the number of devices.
     """
-    update = make_update(d, model, optimizer, timestep_sampler, learning_rate, microbatch)
+    update = make_update(
+        d, model, optimizer, timestep_sampler, learning_rate, microbatch, max_nonfinite_steps
+    )
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -73,13 +76,15 @@ def make_update(
     timestep_sampler: dm.TimestepSampler,
     learning_rate: optax.Schedule,
     microbatch: int = 0,
+    max_nonfinite_steps: int = 2**31 - 1,
 ) -> Callable[[TrainState, Batch, jax.Array], TrainState]:
     """The part of a step that is left when everything random has been drawn.
 
     Returns:
       `(state, examples, dropout_key) -> state`, pure. Examples are a batch with `t` int32
       `[B]`, importance `weights` `[B]` and `noise` `[B, H, W, C]`. Where a loss or the
-      gradient is not finite, nothing changes but the counters.
+      gradient is not finite, nothing changes but the counters. After `max_nonfinite_steps` of
+      them in a row no step is applied any more, so that the caller may look now and then.
     """
 
     def update(state: TrainState, examples: Batch, dropout_key: jax.Array) -> TrainState:
@@ -87,6 +92,7 @@ def make_update(
         grads, losses = _gradients(d, model, state.params, examples, dropout_key, microbatch)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(losses["loss"]).all()
+        finite &= state.skipped_in_row < max_nonfinite_steps
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         sampler_state = timestep_sampler.update(state.sampler_state, t, losses["loss"])

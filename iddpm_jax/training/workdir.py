@@ -1,5 +1,7 @@
-"""The work directory: the one place a run writes to, and what says which run it is."""
+"""The work directory: what a run writes, and what says which run it is."""
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -8,6 +10,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 _ABSENT = object()
+
+
+class LockedError(ValueError):
+    """Another process is writing the work directory."""
 
 
 def open_workdir(path: str, config: Mapping[str, Any], may_change: Collection[str]) -> pathlib.Path:
@@ -22,6 +28,8 @@ def open_workdir(path: str, config: Mapping[str, Any], may_change: Collection[st
       ValueError: the directory cannot be written, or holds a run with another configuration;
         the message lists the keys that differ with both values.
     """
+    if not path.strip():
+        raise ValueError("--workdir is empty: name a directory")
     workdir = pathlib.Path(path).absolute()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -39,17 +47,39 @@ def open_workdir(path: str, config: Mapping[str, Any], may_change: Collection[st
                 + "\n  ".join(differences)
                 + "\ncontinue it with the values it has, or choose another --workdir"
             )
+    elif (workdir / "checkpoints").exists():
+        raise ValueError(f"{workdir} has checkpoints, but no config.json that says of which run")
     write_json(file, config)
     return workdir
+
+
+@contextlib.contextmanager
+def lock(workdir: pathlib.Path):
+    """Keeps other processes from writing the work directory as long as it is entered.
+
+    The system lets go of the lock when the process ends, however it ends.
+
+    Raises:
+      LockedError: another process has it.
+    """
+    with (workdir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LockedError(f"{workdir} is being written by another process") from None
+        yield
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     """The configuration that a work directory was made with."""
     file = workdir / "config.json"
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} cannot be read: it holds no configuration")
+    return config
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

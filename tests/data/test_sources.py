@@ -43,8 +43,10 @@ def test_load_source_refuses_what_is_not_there(name, directory, split, message):
         (np.zeros((2, 4, 4, 1)), np.zeros(2, np.int32), "must be uint8"),
         (np.zeros((2, 4, 4), np.uint8), np.zeros(2, np.int32), r"\[N, H, W, C\]"),
         (np.zeros((2, 4, 4, 1), np.uint8), np.zeros(3, np.int32), "2 images"),
+        (np.zeros((2, 4, 4, 1), np.uint8), np.array([0, 9]), "labels from 0 to 9 do not fit the 3"),
+        (np.zeros((2, 4, 4, 1), np.uint8), np.array([-1, 0]), "labels from -1 to 0 do not fit"),
     ],
 )
 def test_in_memory_source_refuses_other_arrays(images, labels, message):
     with pytest.raises(ValueError, match=message):
-        InMemorySource(images, labels)
+        InMemorySource(images, labels, class_names=("a", "b", "c"))

@@ -37,6 +37,7 @@ def test_make_diffusion_scales_timesteps_once():
         ({"betas": np.array([0.5, 1.5])}, r"beta\[1\] = 1.5"),
         ({"betas": np.array([0.0, 0.5])}, r"beta\[0\] = 0"),
         ({"betas": np.array([0.1])}, r"at least 2 timesteps"),
+        ({"betas": np.array([0.5, 1.0])}, r"beta\[1\] of 2 is 1"),
         ({"betas": np.zeros((2, 2))}, r"vector, got shape \(2, 2\)"),
     ],
 )

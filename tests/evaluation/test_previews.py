@@ -17,10 +17,11 @@ def _preview(num_classes, num_samples, class_names=(), devices=1):
         attention_resolutions=(),
         channel_mult=(1,),
         num_classes=num_classes or None,
+        use_scale_shift_norm=True,
         in_channels=1,
     )
     betas = diffusion.beta_schedule("cosine", 4)
-    types = {"mean_type": "epsilon", "var_type": "learned_range", "loss_type": "mse"}
+    types = {"mean_type": "x_start", "var_type": "learned_range", "loss_type": "mse"}
     d = diffusion.make_diffusion(betas, **types)
     return Preview(
         d, model, (8, 8, 1), num_classes, num_samples, class_names, 0, tiny.mesh(devices)
@@ -46,10 +47,14 @@ def test_preview_of_an_unconditional_model_is_a_square():
 def test_preview_draws_the_same_on_one_and_eight_devices():
     one = _preview(2, 16, ("a", "b"))
     eight = dataclasses.replace(one, mesh=tiny.mesh(8))
-    params = jax.jit(one.model.init)(
-        jax.random.key(0), np.zeros((1, 8, 8, 1)), np.zeros(1), np.zeros(1, int)
-    )["params"]
+    # Not the initial parameters, with which the network says nothing.
+    leaves, structure = jax.tree.flatten(models.abstract_params(one.model))
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+    values = [0.2 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+    params = jax.tree.unflatten(structure, values)
     pictures = [preview.make()(params) for preview in (one, eight)]
     assert pictures[0].dtype == np.uint8
     assert pictures[0].shape[0] == 2 * 34 + 2
     assert np.abs(pictures[0].astype(int) - pictures[1]).max() <= 1
+    rows = [pictures[0][start : start + 32, -8 * 34 :] for start in (2, 36)]
+    assert (rows[0] != rows[1]).any()

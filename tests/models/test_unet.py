@@ -121,6 +121,7 @@ def test_unet_refuses_what_cannot_be_built(change, message):
     [
         ({}, {"x": (2, 5, 5, 1)}, r"down-sample by 2.*\(5, 5\)"),
         ({}, {"x": (2, 4, 1)}, "does not have 2 spatial axes"),
+        ({}, {"x": (2, 4, 4, 3)}, r"\(2, 4, 4, 3\) does not have 1 channels"),
         ({}, {"y": (2,)}, "num_classes=None, but labels y were given"),
         ({"num_classes": 3}, {}, "num_classes=3, but labels y were not given"),
         ({"num_classes": 3}, {"y": (1,)}, r"y has shape \(1,\), expected \(2,\)"),

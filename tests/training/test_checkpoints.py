@@ -1,5 +1,6 @@
 import jax
 import numpy as np
+import optax
 import pytest
 
 from iddpm_jax.training import checkpoints as ck
@@ -34,6 +35,18 @@ def test_checkpoints_restore_every_leaf_bitwise(saved, state):
     jax.tree.map(np.testing.assert_array_equal, restored, state)
 
 
+def test_checkpoints_restore_a_state_without_averages(tmp_path, state):
+    def without(state):
+        return state.replace(opt_state=optax.tree.set(state.opt_state, ema={}))
+
+    checkpoints = ck.Checkpoints(tmp_path, keep=2)
+    checkpoints.save(without(state), {}, {})
+    restored, _ = checkpoints.restore(2, without(_abstract()))
+    checkpoints.close()
+    assert restored.ema == {}
+    jax.tree.map(np.testing.assert_array_equal, restored, without(state))
+
+
 def test_checkpoints_are_separate_items(saved):
     items = {path.name for path in (saved / "checkpoints" / "2").iterdir() if path.is_dir()}
     assert {"params", "ema", "opt", "counters", "data", "meta"} <= items
@@ -62,7 +75,7 @@ def test_checkpoints_refuse_a_damaged_one(saved):
         if file.is_file():
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     checkpoints = ck.Checkpoints(saved, keep=2)
-    with pytest.raises(ValueError, match=r"checkpoints/2 cannot be read"):
+    with pytest.raises(ck.CheckpointError, match=r"checkpoints/2 cannot be read"):
         checkpoints.restore(2, _abstract())
     checkpoints.close()
 
@@ -70,6 +83,6 @@ def test_checkpoints_refuse_a_damaged_one(saved):
 def test_checkpoints_refuse_another_format(saved, monkeypatch):
     monkeypatch.setattr(ck, "FORMAT_VERSION", 2)
     checkpoints = ck.Checkpoints(saved, keep=2)
-    with pytest.raises(ValueError, match="format version 1, this program reads version 2"):
+    with pytest.raises(ck.CheckpointError, match="format version 1, this program reads version 2"):
         checkpoints.restore(2, _abstract())
     checkpoints.close()

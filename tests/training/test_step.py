@@ -71,6 +71,28 @@ def test_train_step_skips_and_counts_what_is_not_finite():
     assert _largest_difference(reference.params, state.params) > 0
 
 
+def test_train_step_applies_nothing_once_the_limit_is_reached():
+    run = tiny.training()
+    step = make_train_step(
+        run.diffusion,
+        run.model,
+        run.optimizer,
+        run.timestep_sampler,
+        run.learning_rate,
+        tiny.mesh(1),
+        seed=0,
+        max_nonfinite_steps=2,
+    )
+    state = tiny.init(1)(jax.random.key(0))
+    for i in range(4):
+        batch = tiny.batch(i, 1)
+        if i < 2:
+            batch["image"] = jnp.full_like(batch["image"], jnp.nan)
+        state = step(state, batch)
+    # The last two were finite, and came too late.
+    assert (int(state.step), int(state.skipped), int(state.skipped_in_row)) == (4, 4, 4)
+
+
 def test_train_step_hides_its_share_of_labels():
     seen = []
 

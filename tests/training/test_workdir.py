@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from iddpm_jax.training.workdir import open_workdir, read_config, write_labels
+from iddpm_jax.training.workdir import LockedError, lock, open_workdir, read_config, write_labels
 
 CONFIG = {"model": {"mult": (1, 2)}, "train": {"lr": 0.1, "num_steps": 5}}
 MAY_CHANGE = {"train.num_steps"}
@@ -40,7 +40,27 @@ def test_open_workdir_refuses_what_cannot_be_written(tmp_path):
         open_workdir(str(tmp_path / "file" / "run"), CONFIG, MAY_CHANGE)
 
 
-def test_open_workdir_refuses_a_broken_config(tmp_path):
-    (tmp_path / "config.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "[]", ""])
+def test_open_workdir_refuses_a_broken_config(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=r"config.json cannot be read"):
         open_workdir(str(tmp_path), CONFIG, MAY_CHANGE)
+
+
+def test_open_workdir_refuses_checkpoints_of_an_unknown_run(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match=r"checkpoints, but no config.json"):
+        open_workdir(str(tmp_path), CONFIG, MAY_CHANGE)
+
+
+def test_open_workdir_refuses_an_empty_name():
+    with pytest.raises(ValueError, match="--workdir is empty"):
+        open_workdir("", CONFIG, MAY_CHANGE)
+
+
+def test_lock_keeps_others_out_until_it_is_left(tmp_path):
+    refused = pytest.raises(LockedError, match="being written by another process")
+    with lock(tmp_path), refused, lock(tmp_path):
+        pass
+    with lock(tmp_path):
+        pass

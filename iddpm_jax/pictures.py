@@ -1,0 +1,122 @@
+"""The pictures that the sample command draws beside its grid.
+
+Axis letters: B images, K moments, H W C image.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from iddpm_jax.evaluation import trajectories
+from iddpm_jax.evaluation.generation import Generator
+from iddpm_jax.evaluation.grids import class_grid, make_grid, read_image, save_gif, save_png
+from iddpm_jax.trained import TrainedModel
+
+_STRIP_ROWS = 6  # Images of a strip.
+_FILM_IMAGES = 100
+_FILM_FRAMES = 50
+_FRAMES = 9  # Images from one seed to the other.
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What all pictures of one command have in common."""
+
+    model: TrainedModel
+    generator: Generator
+    labels: Sequence[int] | None
+    guidance: float
+    seed: int
+    out: pathlib.Path
+
+    def labels_of(self, count: int) -> np.ndarray | None:
+        """Labels of the first samples, int32 `[count]`, or None."""
+        return self.model.label_rule(self.labels)(np.arange(count))
+
+    def names_of(self, count: int) -> list[str]:
+        """What to call the first samples: by class, or by number."""
+        labels = self.labels_of(count)
+        if labels is None:
+            return [str(i) for i in range(count)]
+        return [self.model.class_names[label] for label in labels]
+
+
+def write_steps(options: Options, moments: int) -> pathlib.Path:
+    """x_t and the predicted x_0 of the first samples at `moments` moments, two rows each."""
+    x_t, pred_xstart = trajectories.reverse_process(
+        options.generator,
+        moments,
+        options.labels_of(_STRIP_ROWS),
+        _STRIP_ROWS,
+        seed=options.seed,
+        guidance=options.guidance,
+    )
+    rows = np.stack([x_t, pred_xstart]).transpose(2, 0, 1, 3, 4, 5)
+    names = [f"{name}  {row}" for name in options.names_of(_STRIP_ROWS) for row in ("x_t", "x_0")]
+    return _save(options.out / "steps.png", rows, moments, names)
+
+
+def write_film(options: Options) -> pathlib.Path:
+    """The reverse process of the first samples, as a film."""
+    moments = min(_FILM_FRAMES, options.generator.d.num_timesteps)
+    labels = options.labels_of(_FILM_IMAGES)
+    x_t, _ = trajectories.reverse_process(
+        options.generator,
+        moments,
+        labels,
+        _FILM_IMAGES,
+        seed=options.seed,
+        guidance=options.guidance,
+    )
+    frames = [class_grid(images, labels, options.model.class_names) for images in x_t]
+    path = options.out / "steps.gif"
+    save_gif(path, frames, seconds=5)
+    return path
+
+
+def write_forward(options: Options) -> pathlib.Path:
+    """The forward process of real images, one of each class while there is room."""
+    source = options.model.open_source("")
+    labels = source.batch(np.arange(len(source)))["label"]
+    _, first_of_class = np.unique(labels, return_index=True)
+    chosen = first_of_class[:_STRIP_ROWS] if len(first_of_class) > 1 else np.arange(_STRIP_ROWS)
+    images = source.batch(chosen)["image"]
+    x_t, timesteps = trajectories.forward_process(options.generator.d, images, 10, options.seed)
+    names = [source.class_names[labels[i]] if source.class_names else str(i) for i in chosen]
+    return _save(options.out / "forward.png", x_t.swapaxes(0, 1), len(timesteps), names)
+
+
+def write_interpolation(options: Options, seeds: tuple[int, int]) -> pathlib.Path:
+    """From the image of one seed to that of the other, a row for each label."""
+    model = options.model
+    wanted = range(min(10, model.num_classes)) if options.labels is None else options.labels
+    labels = np.asarray(wanted, np.int32) if model.num_classes else None
+    images = trajectories.interpolate(options.generator, seeds, _FRAMES, labels, options.guidance)
+    names = [] if labels is None else [model.class_names[label] for label in labels]
+    return _save(options.out / "interpolation.png", images, _FRAMES, names)
+
+
+def read_images(options: Options, paths: Sequence[str]) -> np.ndarray:
+    """The images to invert, uint8 `[B, H, W, C]`; ValueError as from `read_image`."""
+    if options.model.num_classes and options.labels is None:
+        raise ValueError("--invert needs the images' --labels: the model is class-conditional")
+    return np.stack([read_image(path, options.model.image_shape) for path in paths])
+
+
+def write_inversion(options: Options, images: np.ndarray) -> np.ndarray:
+    """Encodes and decodes images; returns the root mean square error of each, in levels."""
+    labels = options.labels_of(len(images))
+    noise, back = trajectories.invert(options.generator, images, labels, options.guidance)
+    np.savez(options.out / "inversion.npz", noise=noise, reconstruction=back)
+    rows = np.stack([images, back])
+    _save(options.out / "inversion.png", rows, len(images), ["original", "reconstruction"])
+    difference = images.astype(np.float64) - back
+    return np.sqrt(np.mean(np.square(difference), axis=(1, 2, 3)))
+
+
+def _save(path: pathlib.Path, images: np.ndarray, columns: int, names: Sequence[str]):
+    """Saves images `[…, H, W, C]` as a grid, in the order in which they come."""
+    save_png(path, make_grid(images.reshape(-1, *images.shape[-3:]), columns, names))
+    return path

@@ -1,0 +1,114 @@
+"""The loop in this process: interruptions at an exact step."""
+
+import dataclasses
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from iddpm_jax import factory
+from iddpm_jax.training import loop
+from tests import tiny
+
+STEPS = 6
+
+
+def _run(**train_keys):
+    config = tiny.config()
+    keys = {"num_steps": STEPS, "log_every": 4, "checkpoint_every": 100, "sample_every": 0}
+    config.train.update(keys | train_keys)
+    return factory.build_training(config)
+
+
+class _Batches:
+    """Batches that do something to the process or to an image at a given step."""
+
+    def __init__(self, batches, at_step, action):
+        self._batches, self._at_step, self._action = batches, at_step, action
+        self._step = 0
+
+    def __next__(self):
+        self._step += 1
+        batch = next(self._batches)
+        return self._action(batch) if self._step == self._at_step else batch
+
+    def __getattr__(self, name):
+        return getattr(self._batches, name)
+
+
+def _changed(run, **fields):
+    return dataclasses.replace(run, **fields)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, loop.train(_run(), workdir)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_train_interrupted_between_two_log_lines_ends_in_the_same_bits(whole, tmp_path, number):
+    def interrupt(batch):
+        os.kill(os.getpid(), number)
+        return batch
+
+    run = _run()
+    stopped = loop.train(_changed(run, batches=_Batches(run.batches, 3, interrupt)), tmp_path)
+    assert int(stopped.step) == 3
+    final = loop.train(_run(), tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, final, whole[1])
+    metrics = (tmp_path / "metrics.jsonl").read_bytes()
+    assert metrics == (whole[0] / "metrics.jsonl").read_bytes()
+    assert metrics.count(b"\n") == 2
+    # Nothing of ours is left behind.
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_train_repeats_steps_after_the_last_checkpoint_to_the_same_bits(whole, tmp_path):
+    class KilledError(Exception):
+        pass
+
+    def die(batch):
+        raise KilledError
+
+    run = _run(checkpoint_every=2)
+    with pytest.raises(KilledError):
+        loop.train(_changed(run, batches=_Batches(run.batches, 6, die)), tmp_path)
+    # Step 4 was logged and saved, step 5 neither.
+    final = loop.train(_run(), tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, final, whole[1])
+    expected = (whole[0] / "metrics.jsonl").read_bytes()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == expected
+
+
+def test_train_skips_a_bad_batch_and_goes_on(whole, tmp_path):
+    def spoil(batch):
+        return {**batch, "image": np.full_like(batch["image"], np.nan)}
+
+    run = _run()
+    state = loop.train(_changed(run, batches=_Batches(run.batches, 2, spoil)), tmp_path)
+    assert (int(state.step), int(state.skipped)) == (STEPS, 1)
+    assert b'"skipped_steps": 1' in (tmp_path / "metrics.jsonl").read_bytes()
+
+
+def test_train_draws_the_average_that_is_named_first(tmp_path):
+    drawn = []
+
+    def draw(params):
+        drawn.append(params)
+        return np.zeros((4, 4, 3), np.uint8)
+
+    run = _changed(_run(sample_every=STEPS, ema_rate=(0.9, 0.5)), draw_samples=draw)
+    state = loop.train(run, tmp_path)
+    assert [p.name for p in (tmp_path / "samples").iterdir()] == ["step_00000006_ema_0.9.png"]
+    jax.tree.map(np.testing.assert_array_equal, drawn[0], state.ema["0.9"])
+
+
+def test_train_without_averages_draws_the_parameters(tmp_path):
+    run = _run(sample_every=STEPS, ema_rate=())
+    loop.train(_changed(run, draw_samples=lambda params: np.zeros((4, 4, 3), np.uint8)), tmp_path)
+    assert [p.name for p in (tmp_path / "samples").iterdir()] == ["step_00000006_ema_none.png"]
+    assert int(loop.train(run, tmp_path).step) == STEPS
