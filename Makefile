@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python main.py --config=configs/digits.py --workdir=runs/digits
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -67,6 +67,17 @@ def golden(request) -> Golden:
     return golden
 
 
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # A worker of pytest-xdist.
+        session.config.workeroutput["golden_errors"] = _golden_errors
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    for what, error in getattr(node, "workeroutput", {}).get("golden_errors", {}).items():
+        _golden_errors[what] = max(_golden_errors.get(what, 0.0), error)
+
+
 def pytest_terminal_summary(terminalreporter):
     if _golden_errors:
         terminalreporter.section("parity: largest error seen")
