@@ -70,7 +70,7 @@ def _train() -> ml_collections.ConfigDict:
     train.weight_decay = 0.0
     train.grad_clip = 0.0  # Largest norm of the gradient; 0: no limit.
     train.ema_rate = (0.9999,)  # One averaged copy of the parameters for each rate.
-    train.schedule_sampler = "uniform"  # How timesteps are drawn.
+    train.schedule_sampler = "uniform"  # How timesteps are drawn; or loss-second-moment.
     train.label_dropout = 0.0  # Share of labels hidden in training, for guidance when sampling.
     train.seed = 0
     train.data_parallel = "jit"

@@ -36,7 +36,65 @@ def uniform(num_timesteps: int) -> TimestepSampler:
     return TimestepSampler(init=lambda: (), sample=sample, update=lambda state, t, losses: state)
 
 
-_SAMPLERS: dict[str, Callable[[int], TimestepSampler]] = {"uniform": uniform}
+def loss_second_moment(
+    num_timesteps: int, history: int = 10, uniform_prob: float = 0.001
+) -> TimestepSampler:
+    """Draws t with probability in proportion to √E[L_t²] (IDDPM, section 3.3, eq. 18).
+
+    The expectation is over the last `history` losses of each timestep; until every timestep
+    has that many, all are drawn alike. A share of `uniform_prob` always is.
+
+    The state has `history` float32 `[T, history]`, oldest first, and `counts` int32 `[T]`.
+    """
+
+    def init():
+        return {
+            "history": jnp.zeros((num_timesteps, history), jnp.float32),
+            "counts": jnp.zeros(num_timesteps, jnp.int32),
+        }
+
+    def sample(state, key, batch):
+        p = loss_second_moment_probabilities(state, uniform_prob)
+        t = jax.random.choice(key, num_timesteps, (batch,), p=p).astype(jnp.int32)
+        return t, 1.0 / (num_timesteps * p[t])
+
+    def update(state, t, losses):
+        # A timestep that occurs several times gets all of its losses, in the batch's order: the
+        # i-th of them goes to the i-th place behind what is there, and what then sticks out
+        # over the end pushes out the oldest.
+        counts = state["counts"]
+        order = jnp.argsort(t, stable=True)
+        t, losses = t[order], losses[order]
+        rank = jnp.arange(t.size) - jnp.searchsorted(t, t, side="left")
+        filled = counts + jnp.zeros_like(counts).at[t].add(1)
+        pushed_out = jnp.maximum(filled - history, 0)
+
+        source = jnp.arange(history) + pushed_out[:, None]
+        kept = jnp.take_along_axis(state["history"], jnp.minimum(source, history - 1), axis=1)
+        place = counts[t] + rank - pushed_out[t]
+        # Losses that are pushed out by later ones of the same batch have nowhere to go.
+        place = jnp.where(place < 0, history, place)
+        return {
+            "history": kept.at[t, place].set(losses, mode="drop"),
+            "counts": jnp.minimum(filled, history),
+        }
+
+    return TimestepSampler(init=init, sample=sample, update=update)
+
+
+def loss_second_moment_probabilities(state, uniform_prob: float) -> jax.Array:
+    """The probabilities of `loss_second_moment`, float32 `[T]`."""
+    num_timesteps, history = state["history"].shape
+    uniform_p = jnp.full(num_timesteps, 1.0 / num_timesteps)
+    root = jnp.sqrt(jnp.mean(jnp.square(state["history"]), axis=1))
+    p = (1 - uniform_prob) * root / root.sum() + uniform_prob * uniform_p
+    return jnp.where((state["counts"] == history).all(), p, uniform_p)
+
+
+_SAMPLERS: dict[str, Callable[[int], TimestepSampler]] = {
+    "uniform": uniform,
+    "loss-second-moment": loss_second_moment,
+}
 
 
 def timestep_sampler(name: str, num_timesteps: int) -> TimestepSampler:

@@ -9,6 +9,7 @@ import pytest
 
 from iddpm_jax import diffusion
 from iddpm_jax.diffusion.process import _tables
+from iddpm_jax.diffusion.timestep_samplers import loss_second_moment_probabilities
 from tests.reference import MEAN_TYPES, channels_last, make_network, relative_error
 
 pytestmark = pytest.mark.parity
@@ -181,6 +182,27 @@ def test_training_losses_equal_reference(golden):
                 assert golden.report(f"losses: {loss} {name}", error) <= MATHS, prefix + name
                 checked += 1
     assert checked > 0
+
+
+def test_loss_second_moment_equals_reference(golden):
+    arrays = golden.npz("loss_second_moment")
+    num_timesteps = arrays["weights"].shape[1]
+    sampler = diffusion.timestep_sampler("loss-second-moment", num_timesteps)
+    state, update = sampler.init(), jax.jit(sampler.update)
+    draw = jax.jit(sampler.sample, static_argnums=2)
+    for i in range(len(arrays["weights"])):
+        if i:
+            t, losses = arrays["t"][i - 1].astype(np.int32), arrays["loss"][i - 1]
+            state = update(state, t, losses.astype(np.float32))
+        assert bool((state["counts"] == 10).all()) == arrays["warmed_up"][i]
+        # Weights are not normalised in the reference until it is warm.
+        expected = arrays["weights"][i] / arrays["weights"][i].sum()
+        t, weights = draw(state, jax.random.key(i), 8)
+        error = relative_error(weights, 1 / (num_timesteps * expected[t]))
+        assert golden.report("loss-second-moment: importance weights", error) <= MATHS
+        actual = loss_second_moment_probabilities(state, 0.001)
+        error = relative_error(actual, expected)
+        assert golden.report("loss-second-moment: probabilities", error) <= MATHS
 
 
 def test_bpd_loop_equals_reference(golden):

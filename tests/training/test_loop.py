@@ -67,6 +67,18 @@ def test_train_interrupted_between_two_log_lines_ends_in_the_same_bits(whole, tm
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_train_restores_the_timestep_samplers_history(tmp_path):
+    keys = {"schedule_sampler": "loss-second-moment", "checkpoint_every": 3}
+    whole = loop.train(_run(**keys), tmp_path / "whole")
+    loop.train(_run(**keys, num_steps=3), tmp_path / "cut")
+    final = loop.train(_run(**keys), tmp_path / "cut")
+    for part in ("params", "opt_state", "sampler_state"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(final, part), getattr(whole, part))
+    # Every loss of every step is there, as far as the histories go.
+    assert 0 < int(whole.sampler_state["counts"].sum()) <= STEPS * tiny.BATCH
+    assert np.count_nonzero(whole.sampler_state["history"]) == whole.sampler_state["counts"].sum()
+
+
 def test_train_repeats_steps_after_the_last_checkpoint_to_the_same_bits(whole, tmp_path):
     class KilledError(Exception):
         pass

@@ -3,10 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from iddpm_jax.diffusion import timestep_sampler
 from iddpm_jax.training import metrics as mt
 from iddpm_jax.training.sharding import check_batch_size
 from iddpm_jax.training.state import init_state
-from iddpm_jax.training.step import initial_metrics, make_train_step
+from iddpm_jax.training.step import initial_metrics, make_init, make_train_step
 from tests import tiny
 
 
@@ -45,6 +46,27 @@ def test_train_step_is_the_same_on_one_and_eight_devices():
     assert _largest_difference(one.ema, eight.ema) < 1e-5
     loss_one, loss_eight = (mt.compute(state.metrics)["loss"] for state in (one, eight))
     assert loss_one == pytest.approx(loss_eight, rel=1e-5)
+
+
+def test_train_step_keeps_the_same_loss_history_on_one_and_eight_devices():
+    run = tiny.training()
+    sampler = timestep_sampler("loss-second-moment", run.diffusion.num_timesteps)
+    states = []
+    for devices in (1, 8):
+        parts = (run.diffusion, run.model, run.optimizer, sampler)
+        mesh = tiny.mesh(devices)
+        step = make_train_step(*parts, run.learning_rate, mesh, seed=0)
+        parts = (run.diffusion, run.model, run.image_shape, run.optimizer, sampler, mesh)
+        state = make_init(*parts)(jax.random.key(0))
+        for i in range(12):
+            state = step(state, tiny.batch(i, devices))
+        states.append(state)
+    one, eight = (state.sampler_state for state in states)
+    np.testing.assert_array_equal(one["counts"], eight["counts"])
+    # Warm, so that the last steps were drawn by loss.
+    assert np.all(one["counts"] == 10)
+    np.testing.assert_allclose(one["history"], eight["history"], rtol=1e-4, atol=1e-5)
+    assert mt.compute(states[0].metrics)["loss"] != mt.compute(states[0].metrics)["unweighted/loss"]
 
 
 def test_train_step_with_microbatches_equals_the_full_batch():
