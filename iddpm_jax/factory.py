@@ -19,6 +19,7 @@ from iddpm_jax.evaluation.previews import Preview
 from iddpm_jax.training import sharding
 from iddpm_jax.training.loop import Training
 from iddpm_jax.training.optimizer import linear_anneal, make_optimizer
+from iddpm_jax.training.workdir import flatten
 
 # Keys in which a run may differ when it is continued: they do not change what is learned.
 MAY_CHANGE = frozenset(
@@ -90,15 +91,9 @@ def unknown_key_message(key: str, known: Iterable[str]) -> str:
     return f"unknown configuration key {key!r}: {hint}"
 
 
-def flat_config(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, Any]:
+def flat_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """All values by dotted key."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, ml_collections.ConfigDict):
-            flat |= flat_config(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+    return flatten(config.to_dict())
 
 
 def config_from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:

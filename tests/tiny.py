@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 
 from configs import digits
-from iddpm_jax import factory
+from iddpm_jax import factory, models
 from iddpm_jax.training import sharding
 from iddpm_jax.training.step import make_init, make_train_step
 
@@ -44,13 +44,23 @@ def mesh(devices: int):
     return sharding.make_mesh(jax.devices()[:devices])
 
 
-def train_step(devices: int, microbatch: int = 0):
-    """The jitted step; one function, and one compilation, for each pair of arguments."""
-    return _train_step(devices, microbatch)
+def random_params(model, scale: float, seed: int):
+    """Normal parameters: some layers start at zero, and would hide what comes before them."""
+    leaves, structure = jax.tree.flatten(models.abstract_params(model))
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    values = [
+        scale * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, values)
+
+
+def train_step(devices: int, microbatch: int = 0, max_nonfinite_steps: int = 100):
+    """The jitted step; one function, and one compilation, for each set of arguments."""
+    return _train_step(devices, microbatch, max_nonfinite_steps)
 
 
 @functools.cache
-def _train_step(devices: int, microbatch: int):
+def _train_step(devices: int, microbatch: int, max_nonfinite_steps: int):
     run = training()
     return make_train_step(
         run.diffusion,
@@ -61,6 +71,7 @@ def _train_step(devices: int, microbatch: int):
         mesh(devices),
         seed=0,
         microbatch=microbatch,
+        max_nonfinite_steps=max_nonfinite_steps,
     )
 
 

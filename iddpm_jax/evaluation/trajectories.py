@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from iddpm_jax import diffusion as dm
-from iddpm_jax.evaluation.generation import Generator
+from iddpm_jax.evaluation.generation import Generator, batch_size_for
 from iddpm_jax.evaluation.grids import to_uint8
 
 
@@ -33,7 +33,7 @@ def reverse_process(
     Returns:
       Two arrays, uint8 `[K, B, H, W, C]`.
     """
-    padded = -(-count // generator.mesh.devices.size) * generator.mesh.devices.size
+    padded = batch_size_for(count, count, generator.mesh)
     indices = np.arange(padded)
     labels = None if labels is None else np.resize(labels, padded)
     draw = generator.compile(moments)
@@ -145,7 +145,7 @@ def interpolate(
     path = slerp(*ends, np.linspace(0, 1, frames))
     rows = 1 if labels is None else len(labels)
     count = rows * frames
-    padded = -(-count // generator.mesh.devices.size) * generator.mesh.devices.size
+    padded = batch_size_for(count, count, generator.mesh)
     x_T = np.resize(np.asarray(path), (padded, *generator.image_shape))  # noqa: N806
     each = None if labels is None else np.resize(np.repeat(labels, frames), padded)
     *_, carry = generator.compile()(0, np.arange(padded), each, guidance, x_T)

@@ -38,7 +38,6 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             cleanup_tmp_directories=True,
-            step_prefix=None,
         )
         self.directory = (workdir / "checkpoints").absolute()
         self._manager = ocp.CheckpointManager(

@@ -1,6 +1,5 @@
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,10 +24,7 @@ def _network():
         use_scale_shift_norm=True,
         in_channels=1,
     )
-    leaves, structure = jax.tree.flatten(models.abstract_params(model))
-    keys = jax.random.split(jax.random.key(3), len(leaves))
-    values = [0.2 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
-    return model, jax.tree.unflatten(structure, values)
+    return model, tiny.random_params(model, scale=0.2, seed=3)
 
 
 @functools.cache

@@ -1,6 +1,5 @@
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
@@ -47,11 +46,7 @@ def test_preview_of_an_unconditional_model_is_a_square():
 def test_preview_draws_the_same_on_one_and_eight_devices():
     one = _preview(2, 16, ("a", "b"))
     eight = dataclasses.replace(one, mesh=tiny.mesh(8))
-    # Not the initial parameters, with which the network says nothing.
-    leaves, structure = jax.tree.flatten(models.abstract_params(one.model))
-    keys = jax.random.split(jax.random.key(0), len(leaves))
-    values = [0.2 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
-    params = jax.tree.unflatten(structure, values)
+    params = tiny.random_params(one.model, scale=0.2, seed=0)
     pictures = [preview.make()(params) for preview in (one, eight)]
     assert pictures[0].dtype == np.uint8
     assert pictures[0].shape[0] == 2 * 34 + 2

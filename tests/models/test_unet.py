@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from iddpm_jax import models
+from tests import tiny
 
 OPTIONS = {
     "model_channels": 32,
@@ -18,12 +19,7 @@ OPTIONS = {
 def _init(model, size=4):
     x = jnp.ones((2, *(size,) * model.dims, model.in_channels))
     labels = jnp.zeros(2, jnp.int32) if model.num_classes else None
-    # Random everywhere: some layers start at zero, and would hide what comes before them.
-    abstract = models.abstract_params(model)
-    leaves, structure = jax.tree.flatten(abstract)
-    keys = jax.random.split(jax.random.key(0), len(leaves))
-    values = [0.1 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(structure, values), x, labels
+    return tiny.random_params(model, scale=0.1, seed=0), x, labels
 
 
 def test_unet_starts_as_the_zero_function():

@@ -94,17 +94,7 @@ def test_train_step_skips_and_counts_what_is_not_finite():
 
 
 def test_train_step_applies_nothing_once_the_limit_is_reached():
-    run = tiny.training()
-    step = make_train_step(
-        run.diffusion,
-        run.model,
-        run.optimizer,
-        run.timestep_sampler,
-        run.learning_rate,
-        tiny.mesh(1),
-        seed=0,
-        max_nonfinite_steps=2,
-    )
+    step = tiny.train_step(1, max_nonfinite_steps=2)
     state = tiny.init(1)(jax.random.key(0))
     for i in range(4):
         batch = tiny.batch(i, 1)
