@@ -12,6 +12,7 @@ from ml_collections import config_flags
 
 from configs import default
 from iddpm_jax import compilation_cache, factory
+from iddpm_jax.command_line import parse_flags, reason
 from iddpm_jax.training import loop, workdir
 from iddpm_jax.training.checkpoints import CheckpointError
 
@@ -21,35 +22,13 @@ _WORKDIR = flags.DEFINE_string(
 )
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line; what is wrong with it or the recipe is said in one line."""
-    known = factory.flat_config(default.get_config())
-    given = [a.lstrip("-").split("=")[0] for a in argv if a.lstrip("-").startswith("config.")]
-    unknown = [key for key in (k.removeprefix("config.") for k in given) if key not in known]
-    try:
-        if unknown:
-            raise ValueError(factory.unknown_key_message(unknown[0], known))
-        return flags.FLAGS(argv)
-    # A recipe is a program and may fail in any way.
-    except Exception as error:
-        sys.exit(f"error: {_reason(error)}\nSee python main.py --help")
-
-
-def _reason(error: BaseException) -> str:
-    """What an error says, in one line, without the configurations that some print."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    name = "" if type(error) in (ValueError, flags.Error) else f"{type(error).__name__}: "
-    return name + " ".join(str(error).split())[:500]
-
-
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: {argv[1]!r} is not a flag; see python main.py --help")
     try:
         config = _CONFIG.value
     except Exception as error:
-        sys.exit(f"error: {_reason(error)}")
+        sys.exit(f"error: {reason(error)}")
     try:
         factory.check_config(config, default.get_config())
         run = factory.build_training(config)

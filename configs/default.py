@@ -21,6 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
 def _model() -> ml_collections.ConfigDict:
     model = ml_collections.ConfigDict()
     model.image_size = 64  # Height and width in pixels.
+    model.small_size = 0  # Size of a super-resolution model's low-resolution input; 0: none.
     model.in_channels = 3  # 1 to 4.
     model.num_channels = 128  # Channels at full resolution, a multiple of 32.
     model.num_res_blocks = 2  # Residual blocks per resolution.

@@ -166,6 +166,11 @@ def build_model(config: ml_collections.ConfigDict) -> models.UNet:
         raise ValueError(f"model.num_res_blocks={c.num_res_blocks} must be at least 1")
     if c.dtype not in _DTYPES:
         raise ValueError(f"model.dtype={c.dtype!r}: choose one of {', '.join(_DTYPES)}")
+    if not 0 <= c.small_size < c.image_size:
+        raise ValueError(
+            f"model.small_size={c.small_size} must be 0, or at least 1 and below "
+            f"model.image_size={c.image_size}"
+        )
     mult = tuple(c.channel_mult) or default_channel_mult(c.image_size)
     factor = 2 ** (len(mult) - 1)
     if c.image_size % factor:
@@ -180,7 +185,8 @@ def build_model(config: ml_collections.ConfigDict) -> models.UNet:
                 f"model.attention_resolutions={tuple(c.attention_resolutions)}: the network "
                 f"never reaches {size}; its feature maps are {sizes} wide"
             )
-    return models.UNet(
+    network = models.SuperResUNet if c.small_size else models.UNet
+    return network(
         model_channels=c.num_channels,
         out_channels=c.in_channels * (2 if config.diffusion.learn_sigma else 1),
         num_res_blocks=c.num_res_blocks,
@@ -255,6 +261,11 @@ def build_optimizer(config: ml_collections.ConfigDict):
     )
 
 
+def build_timestep_sampler(config: ml_collections.ConfigDict) -> dm.TimestepSampler:
+    """How training draws its timesteps."""
+    return dm.timestep_sampler(config.train.schedule_sampler, config.diffusion.steps)
+
+
 def build_preview(config: ml_collections.ConfigDict, model, class_names, mesh) -> Preview:
     """What draws the sample grids during training."""
     if config.train.num_samples < 1:
@@ -285,7 +296,7 @@ def build_training(config: ml_collections.ConfigDict) -> Training:
         model=model,
         optimizer=build_optimizer(config),
         learning_rate=build_learning_rate(config),
-        timestep_sampler=dm.timestep_sampler(c.schedule_sampler, diffusion.num_timesteps),
+        timestep_sampler=build_timestep_sampler(config),
         batches=make_batches(
             source,
             batch_size=c.batch_size,
@@ -334,6 +345,11 @@ def _check_train(config: ml_collections.ConfigDict) -> None:
         )
     if not 0 <= c.seed < 2**31:
         raise ValueError(f"train.seed={c.seed} must be in [0, 2**31)")
+    if config.model.small_size:
+        raise ValueError(
+            f"model.small_size={config.model.small_size}: training of super-resolution models is "
+            "not implemented yet"
+        )
     if c.data_parallel != "jit":
         raise ValueError(f"train.data_parallel={c.data_parallel!r}: only 'jit' is implemented")
     if config.model.dtype == "float16":

@@ -137,6 +137,12 @@ def load(workdir: str, ema: str = "") -> TrainedModel:
     if not (path / "config.json").exists():
         raise ValueError(f"{workdir} is not a work directory: it has no config.json")
     config = factory.config_from_dict(read_config(path))
+    small = config.model.small_size
+    if small:
+        raise ValueError(
+            f"{workdir} holds a super-resolution model (model.small_size={small}); this command "
+            "is for models that draw images from noise alone"
+        )
     rates = [str(rate) for rate in config.train.ema_rate]
     ema = ema or (rates[0] if rates else "none")
     if ema not in (*rates, "none"):

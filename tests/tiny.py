@@ -81,7 +81,6 @@ def init(devices: int):
     return make_init(
         run.diffusion,
         run.model,
-        run.image_shape,
         run.optimizer,
         run.timestep_sampler,
         mesh(devices),

@@ -43,6 +43,13 @@ _TOP = {
     "out_conv": "out.2",
 }
 _LEAF = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+# Modules in the order in which the reference registers them, parts of a block included.
+_REGISTERED = (
+    *("time_embed", "label_emb", "input_blocks", "middle_block", "output_blocks", "out"),
+    *("in_layers", "emb_layers", "out_layers", "skip_connection"),
+    *("norm", "qkv", "proj_out", "op", "conv"),
+    *("weight", "bias"),
+)
 _BLOCK = re.compile(r"(down|mid|up)_(\d+)_(res|attn|downsample|upsample)")
 
 
@@ -105,26 +112,47 @@ def _insert(tree: dict, path: Path, value: np.ndarray) -> None:
     tree[path[-1]] = value
 
 
+def _registration_order(name: str) -> list[int]:
+    """Sorts torch names as the reference registers its parameters."""
+    return [int(x) if x.isdigit() else _REGISTERED.index(x) for x in name.split(".")]
+
+
+def _registered(state_dict: Mapping) -> dict:
+    return {name: state_dict[name] for name in sorted(state_dict, key=_registration_order)}
+
+
 def torch_param_shapes(model: UNet) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every parameter that the torch form of `model` has."""
+    """Name and shape of every parameter that the torch form of `model` has.
+
+    The order is that of `model.parameters()` in torch, by which its optimisers number them.
+    """
     params = abstract_params(model)
-    return {
-        _torch_name(path, set(params)): _torch_shape(path, leaf.shape)
-        for path, leaf in _flatten(params)
-    }
+    blocks = set(params)
+    return _registered(
+        {
+            _torch_name(path, blocks): _torch_shape(path, leaf.shape)
+            for path, leaf in _flatten(params)
+        }
+    )
 
 
 def params_to_torch(params: Mapping) -> dict[str, np.ndarray]:
-    """Our parameter tree as a torch state dict of numpy arrays, each C-contiguous."""
+    """Our parameter tree as a torch state dict of numpy arrays, each C-contiguous, in order."""
     blocks = set(params)
-    return {
-        _torch_name(path, blocks): np.ascontiguousarray(_to_torch_layout(path, np.asarray(value)))
-        for path, value in _flatten(params)
-    }
+    return _registered(
+        {
+            _torch_name(path, blocks): np.ascontiguousarray(
+                _to_torch_layout(path, np.asarray(value))
+            )
+            for path, value in _flatten(params)
+        }
+    )
 
 
 def params_from_torch(state_dict: Mapping[str, np.ndarray], model: UNet) -> dict:
     """A torch state dict (of numpy arrays) as the parameter tree of `model`.
+
+    Nothing is copied: the leaves are views of the given arrays.
 
     Raises:
       ValueError: parameters that are missing, surplus or of another shape; all are named.

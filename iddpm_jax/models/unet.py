@@ -97,6 +97,14 @@ class UNet(nn.Module):
             raise ValueError("UNet takes no low_res input; use SuperResUNet")
         return self.torso(x, timesteps, y, train, return_features)
 
+    def init_params(self, key: jax.Array) -> dict:
+        """New parameters. They do not depend on the size of the images."""
+        factor = 2 ** (len(self.channel_mult) - 1)
+        x = jnp.zeros((1,) + (factor,) * self.dims + (self.in_channels,))
+        y = jnp.zeros(1, jnp.int32) if self.num_classes else None
+        low_res = x if isinstance(self, SuperResUNet) else None
+        return self.init(key, x, jnp.zeros(1), y, low_res)["params"]
+
     def torso(self, x, timesteps, y, train, return_features):
         """The whole network, on an input that is already complete."""
         _check_inputs(self, x, timesteps, y)
@@ -209,13 +217,7 @@ class SuperResUNet(UNet):
 
 def abstract_params(model: UNet) -> dict:
     """The parameter tree of `model` as shapes and dtypes, without computing anything."""
-    factor = 2 ** (len(model.channel_mult) - 1)
-    x = jax.ShapeDtypeStruct((1,) + (factor,) * model.dims + (model.in_channels,), jnp.float32)
-    y = jax.ShapeDtypeStruct((1,), jnp.int32) if model.num_classes else None
-    low_res = x if isinstance(model, SuperResUNet) else None
-    timesteps = jax.ShapeDtypeStruct((1,), jnp.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.eval_shape(model.init, key, x, timesteps, y, low_res)["params"]
+    return jax.eval_shape(lambda: model.init_params(jax.random.key(0)))
 
 
 def _check_architecture(model: UNet) -> None:

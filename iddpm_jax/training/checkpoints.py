@@ -13,6 +13,7 @@ import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
@@ -34,10 +35,11 @@ class Checkpoints:
     appears under its final name only when it is complete.
     """
 
-    def __init__(self, workdir: pathlib.Path, keep: int):
+    def __init__(self, workdir: pathlib.Path, keep: int, *, read_only: bool = False):
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            cleanup_tmp_directories=True,
+            max_to_keep=None if read_only else keep,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
         )
         self.directory = (workdir / "checkpoints").absolute()
         self._manager = ocp.CheckpointManager(
@@ -54,8 +56,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         items = {name: ocp.args.StandardSave(tree) for name, tree in split(state).items() if tree}
-        meta = {"format_version": FORMAT_VERSION, "step": step, "config": config}
-        items |= {"data": ocp.args.JsonSave(data_state), "meta": ocp.args.JsonSave(meta)}
+        items |= _json_items(step, data_state, config)
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def restore(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict]:
@@ -90,6 +91,56 @@ class Checkpoints:
         """Waits until everything is written."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _json_items(step: int, data_state: dict, config: dict) -> dict[str, ocp.args.JsonSave]:
+    meta = {"format_version": FORMAT_VERSION, "step": step, "config": config}
+    return {"data": ocp.args.JsonSave(data_state), "meta": ocp.args.JsonSave(meta)}
+
+
+class _InPortions(ocp.type_handlers.NumpyHandler):
+    """Writes a few arrays at a time, without a copy of all of them.
+
+    Orbax copies every array first, because training goes on while it writes. For arrays that
+    are views of a file that would be the whole file in memory, twice.
+    """
+
+    _PORTION = 2**26  # Bytes.
+
+    def __init__(self):
+        super().__init__(deepcopy_host_arrays=False)
+
+    async def serialize(self, values, infos, args=None):
+        args = args or [ocp.SaveArgs()] * len(values)
+        start = 0
+        while start < len(values):
+            end, size = start + 1, values[start].nbytes
+            while end < len(values) and size + values[end].nbytes <= self._PORTION:
+                size += values[end].nbytes
+                end += 1
+            part = slice(start, end)
+            for written in await super().serialize(values[part], infos[part], args[part]):
+                written.result()
+            start = end
+        return []
+
+
+def save_host_state(workdir: pathlib.Path, state: TrainState, data_state: dict, config: dict):
+    """Saves a state of numpy arrays, none of which has to fit into memory as a whole."""
+    registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, _InPortions()))
+    items = {
+        name: ocp.args.PyTreeSave(jax.tree.map(np.asarray, tree))
+        for name, tree in split(state).items()
+        if tree
+    }
+    handlers = {name: ocp.PyTreeCheckpointHandler(type_handler_registry=registry) for name in items}
+    items |= _json_items(int(state.step), data_state, config)
+    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+    directory = (workdir / "checkpoints").absolute()
+    with ocp.CheckpointManager(
+        directory, options=options, item_names=tuple(items), item_handlers=handlers
+    ) as manager:
+        manager.save(int(state.step), args=ocp.args.Composite(**items), force=True)
 
 
 def load_params(workdir: pathlib.Path, ema: str, abstract_params: Any) -> tuple[Any, int]:

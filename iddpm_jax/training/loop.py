@@ -90,9 +90,7 @@ def train(run: Training, workdir: pathlib.Path) -> TrainState:
 
 
 def _restore_or_init(run: Training, checkpoints: Checkpoints) -> TrainState:
-    init = make_init(
-        run.diffusion, run.model, run.image_shape, run.optimizer, run.timestep_sampler, run.mesh
-    )
+    init = make_init(run.diffusion, run.model, run.optimizer, run.timestep_sampler, run.mesh)
     key = jax.random.key(run.seed)
     if not checkpoints.steps():
         return init(key)

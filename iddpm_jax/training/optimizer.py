@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 Params = Any
@@ -67,3 +68,22 @@ def make_optimizer(
     links = [optax.clip_by_global_norm(grad_clip)] if grad_clip else []
     links.append(optax.adamw(learning_rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay))
     return optax.chain(*links, params_ema(ema_rates))
+
+
+def get_moments(opt_state: optax.OptState) -> tuple[int, Params, Params]:
+    """AdamW's number of updates, and its first and second moments."""
+    adam = optax.tree.get(opt_state, "ScaleByAdamState")
+    return int(adam.count), adam.mu, adam.nu
+
+
+def set_moments(
+    opt_state: optax.OptState, count: int, mu: Params, nu: Params, schedule_count: int
+) -> optax.OptState:
+    """Replaces AdamW's state, and the step that the learning rate's schedule has reached."""
+
+    def in_schedule(path, value):
+        return getattr(path[-1], "tuple_name", "") == "ScaleByScheduleState"
+
+    adam = optax.ScaleByAdamState(count=np.int32(count), mu=mu, nu=nu)
+    opt_state = optax.tree.set(opt_state, ScaleByAdamState=adam)
+    return optax.tree.set(opt_state, in_schedule, count=np.int32(schedule_count))

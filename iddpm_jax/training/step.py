@@ -176,7 +176,6 @@ def initial_metrics(d: dm.GaussianDiffusion) -> mt.Metrics:
 def make_init(
     d: dm.GaussianDiffusion,
     model: nn.Module,
-    image_shape: tuple[int, int, int],
     optimizer: optax.GradientTransformation,
     timestep_sampler: dm.TimestepSampler,
     mesh: Mesh,
@@ -187,9 +186,7 @@ def make_init(
     """
 
     def init(key: jax.Array) -> TrainState:
-        x = jnp.zeros((1, *image_shape))
-        y = jnp.zeros(1, jnp.int32) if model.num_classes else None
-        params = model.init(key, x, jnp.zeros(1), y)["params"]
+        params = model.init_params(key)
         return init_state(params, optimizer, timestep_sampler, initial_metrics(d))
 
     return jax.jit(init, out_shardings=sharding.replicated(mesh))

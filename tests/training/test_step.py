@@ -56,7 +56,7 @@ def test_train_step_keeps_the_same_loss_history_on_one_and_eight_devices():
         parts = (run.diffusion, run.model, run.optimizer, sampler)
         mesh = tiny.mesh(devices)
         step = make_train_step(*parts, run.learning_rate, mesh, seed=0)
-        parts = (run.diffusion, run.model, run.image_shape, run.optimizer, sampler, mesh)
+        parts = (run.diffusion, run.model, run.optimizer, sampler, mesh)
         state = make_init(*parts)(jax.random.key(0))
         for i in range(12):
             state = step(state, tiny.batch(i, devices))

@@ -1,0 +1,30 @@
+"""What commands that take a --config share: flags that are wrong are one line, not a trace."""
+
+import sys
+
+from absl import flags
+
+from configs import default
+from iddpm_jax import factory
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; what is wrong with it or the recipe is said in one line."""
+    known = factory.flat_config(default.get_config())
+    given = [a.lstrip("-").split("=")[0] for a in argv if a.lstrip("-").startswith("config.")]
+    unknown = [key for key in (k.removeprefix("config.") for k in given) if key not in known]
+    try:
+        if unknown:
+            raise ValueError(factory.unknown_key_message(unknown[0], known))
+        return flags.FLAGS(argv)
+    # A recipe is a program and may fail in any way.
+    except Exception as error:
+        sys.exit(f"error: {reason(error)}\nSee --help")
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in one line, without the configurations that some print."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    name = "" if type(error) in (ValueError, flags.Error) else f"{type(error).__name__}: "
+    return name + " ".join(str(error).split())[:500]

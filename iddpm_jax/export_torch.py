@@ -1,0 +1,48 @@
+"""Writes a work directory's newest checkpoint as files of PyTorch.
+
+    python -m iddpm_jax.export_torch --workdir=runs/digits --out=exported
+
+makes model….pt, one ema_….pt for each average, and opt….pt, as OpenAI's improved-diffusion
+writes and reads them.
+"""
+
+import pathlib
+import sys
+
+import jax
+from absl import app, flags, logging
+
+from iddpm_jax import factory, torch_run
+from iddpm_jax.torch_files import import_torch
+from iddpm_jax.training.workdir import read_config
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of the trained model.")
+_OUT = flags.DEFINE_string("out", None, "Directory to write the files into.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        sys.exit(f"error: {argv[1]!r} is not a flag; see python -m iddpm_jax.export_torch --help")
+    workdir = pathlib.Path(_WORKDIR.value)
+    try:
+        import_torch()
+        if not (workdir / "config.json").exists():
+            raise ValueError(f"{workdir} is not a work directory: it has no config.json")
+        config = factory.config_from_dict(read_config(workdir))
+        state = torch_run.restore(workdir, config, factory.build_model(config))
+        for path in torch_run.write_run(state, config, pathlib.Path(_OUT.value)):
+            print(path)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def run() -> None:
+    """The command line."""
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant.
+    jax.config.update("jax_platforms", "cpu")  # Nothing is computed.
+    flags.mark_flags_as_required(["workdir", "out"])
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()

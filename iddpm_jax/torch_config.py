@@ -1,0 +1,196 @@
+"""Which configuration a PyTorch checkpoint belongs to.
+
+Shapes tell the architecture; a published checkpoint is recognised by it and brings its recipe's
+flags; for any other, what no shape tells has to be given.
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from iddpm_jax import factory
+from iddpm_jax.models import Architecture
+from iddpm_jax.published import PUBLISHED, named_in, recipe_config
+
+Flat = Mapping[str, Any]  # Values by dotted key.
+
+_UNTOLD = (
+    "model.image_size",
+    "model.num_heads",
+    "model.dropout",
+    "diffusion.steps",
+    "diffusion.noise_schedule",
+    "diffusion.rescale_timesteps",
+    "diffusion.predict_xstart",
+    "diffusion.use_kl",
+)
+
+
+class Recognised(NamedTuple):
+    """A configuration, and the published checkpoint that it is of, or ""."""
+
+    config: Any
+    published: str
+
+
+def config_for(
+    arch: Architecture, path: pathlib.Path, given: Any, overrides: Flat, preset: str = ""
+) -> Recognised:
+    """The configuration of the checkpoint in the file `path`.
+
+    Args:
+      arch: what its shapes tell.
+      given: a whole configuration that the user gave, or None.
+      overrides: single values that the user gave, by dotted key.
+      preset: name of a published checkpoint.
+
+    Raises:
+      ValueError: the configuration contradicts the shapes, several published checkpoints have
+        this architecture, or something that no shape tells is not given.
+    """
+    if arch.dims != 2:
+        raise ValueError(f"{path} is a network of {arch.dims}-D signals; images have 2 axes")
+    if not arch.readings():
+        raise ValueError(
+            f"{path} is a network from {arch.input_channels} to {arch.output_channels} channels, "
+            "which no image of 1 to 4 channels gives"
+        )
+    if given is not None:
+        return Recognised(_checked(given, arch, path), "")
+    preset = preset or _recognise(arch, path, overrides)
+    if preset:
+        config = recipe_config(PUBLISHED[preset].recipe)
+        config.update_from_flattened_dict(dict(overrides))
+        return Recognised(_checked(config, arch, path), preset)
+    config = recipe_config("default")
+    _check_nothing_missing(arch, path, overrides)
+    config.update_from_flattened_dict(_told(arch, overrides))
+    config.update_from_flattened_dict(dict(overrides))
+    return Recognised(_checked(config, arch, path), "")
+
+
+def _recognise(arch: Architecture, path: pathlib.Path, overrides: Flat) -> str:
+    """The published checkpoint with this architecture, or "" where there is none."""
+    candidates = [
+        name
+        for name, published in PUBLISHED.items()
+        if not contradictions(arch, factory.flat_config(recipe_config(published.recipe)))
+    ]
+    named = named_in(path, candidates)
+    if named:
+        return named
+    if all(key in overrides for key in _UNTOLD):
+        return ""  # Somebody's own training of the same network.
+    if len(candidates) > 1:
+        raise ValueError(
+            f"{path} has the architecture of several published checkpoints: "
+            f"{', '.join(candidates)}; say which with --preset=NAME, or give the --config that "
+            "it was trained with"
+        )
+    return candidates[0] if candidates else ""
+
+
+def contradictions(arch: Architecture, values: Flat) -> list[str]:
+    """One line for each key in which a configuration differs from the shapes."""
+    image_size = values["model.image_size"]
+    small = values["model.small_size"] > 0
+    wanted = (values["model.in_channels"], small, values["diffusion.learn_sigma"])
+    channels, super_resolution, learned = (
+        wanted if wanted in arch.readings() else arch.readings()[0]
+    )
+    mult = tuple(values["model.channel_mult"]) or factory.default_channel_mult(image_size)
+    sizes = values["model.attention_resolutions"]
+    null_class = bool(values["train.label_dropout"])
+    pairs = {
+        "model.num_channels": (arch.model_channels, values["model.num_channels"]),
+        "model.num_res_blocks": (arch.num_res_blocks, values["model.num_res_blocks"]),
+        "model.channel_mult": (arch.channel_mult, mult),
+        "model.attention_resolutions": (
+            _sizes(arch, image_size),
+            tuple(sorted(set(sizes), reverse=True)),
+        ),
+        "model.num_classes": (
+            (arch.num_classes or 0) - (null_class and arch.num_classes is not None),
+            values["model.num_classes"],
+        ),
+        "model.use_scale_shift_norm": (
+            arch.use_scale_shift_norm,
+            values["model.use_scale_shift_norm"],
+        ),
+        "model.conv_resample": (
+            values["model.conv_resample"] if arch.conv_resample is None else arch.conv_resample,
+            values["model.conv_resample"],
+        ),
+        "model.in_channels": (channels, values["model.in_channels"]),
+        "diffusion.learn_sigma": (learned, values["diffusion.learn_sigma"]),
+    }
+    lines = [
+        f"{key}: the file has {told!r}, the configuration {has!r}"
+        for key, (told, has) in pairs.items()
+        if told != has
+    ]
+    if super_resolution != small:
+        kind = "a" if super_resolution else "no"
+        lines.append(
+            f"model.small_size: the file is {kind} super-resolution network, the configuration "
+            f"has {values['model.small_size']}"
+        )
+    return lines
+
+
+def _sizes(arch: Architecture, image_size: int) -> tuple[int, ...]:
+    """Feature map sizes at which the network attends, largest first."""
+    return tuple(image_size // factor for factor in sorted(arch.attention_resolutions))
+
+
+def _checked(config: Any, arch: Architecture, path: pathlib.Path) -> Any:
+    lines = contradictions(arch, factory.flat_config(config))
+    if lines:
+        raise ValueError(f"the configuration contradicts {path}:\n  " + "\n  ".join(lines))
+    return config
+
+
+def _told(arch: Architecture, overrides: Flat) -> dict[str, Any]:
+    """Configuration values that the shapes tell."""
+    channels, _, learned = _reading(arch, overrides)
+    told = {
+        "model.num_channels": arch.model_channels,
+        "model.num_res_blocks": arch.num_res_blocks,
+        "model.channel_mult": arch.channel_mult,
+        "model.attention_resolutions": _sizes(arch, overrides["model.image_size"]),
+        "model.num_classes": arch.num_classes or 0,
+        "model.use_scale_shift_norm": arch.use_scale_shift_norm,
+        "model.in_channels": channels,
+        "diffusion.learn_sigma": learned,
+    }
+    if arch.conv_resample is not None:
+        told["model.conv_resample"] = arch.conv_resample
+    return told
+
+
+def _reading(arch: Architecture, overrides: Flat) -> tuple[int, bool, bool]:
+    asked = [
+        reading
+        for reading in arch.readings()
+        if overrides.get("model.in_channels", reading[0]) == reading[0]
+        and overrides.get("diffusion.learn_sigma", reading[2]) == reading[2]
+    ]
+    return (asked or arch.readings())[0]
+
+
+def _check_nothing_missing(arch: Architecture, path: pathlib.Path, overrides: Flat) -> None:
+    wanted = list(_UNTOLD)
+    readings = arch.readings()
+    if len(readings) > 1:
+        wanted.append("model.in_channels")
+    _, super_resolution, learned = _reading(arch, overrides)
+    if super_resolution:
+        wanted.append("model.small_size")
+    wanted.append("diffusion.rescale_learned_sigmas" if learned else "diffusion.sigma_small")
+    missing = [key for key in wanted if key not in overrides]
+    if missing:
+        raise ValueError(
+            f"{path} is none of the published checkpoints, and shapes do not tell everything. "
+            "Give the --config that it was trained with, or these: "
+            + " ".join(f"--config.{key}=…" for key in missing)
+        )

@@ -1,0 +1,275 @@
+"""Reading and writing files of torch: state dicts of networks and of AdamW.
+
+A file from outside is hostile: nothing in it is run. torch reads pickles with
+`weights_only=True`, which builds tensors and plain containers and refuses everything else.
+torch itself is optional and imported when a file is read or written.
+"""
+
+import os
+import pathlib
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# An archive's pickle only describes the tensors; those of the largest networks take 1 MB.
+_LARGEST_PICKLE = 64 * 2**20
+
+
+class Moments(NamedTuple):
+    """State of AdamW: moments by parameter name, and what its updates depend on."""
+
+    count: int  # Updates made.
+    mu: dict[str, np.ndarray]
+    nu: dict[str, np.ndarray]
+    lr: float
+    weight_decay: float
+
+
+def import_torch():
+    """The module torch.
+
+    Raises:
+      ValueError: it is not installed.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise ValueError(
+            "this command needs PyTorch, which is not installed: "
+            "pip install -r requirements-torch.txt"
+        ) from error
+    return torch
+
+
+def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The tensors of a state dict, in float32, by name.
+
+    Where the format allows, they are views of the file, which is read when they are.
+
+    Raises:
+      ValueError: the file is missing, damaged, would run code, or holds something else.
+    """
+    value = _load(path)
+    if isinstance(value, Mapping) and set(value) >= {"state", "param_groups"}:
+        raise ValueError(f"{path} is the state of an optimiser; give it as --optimizer")
+    tensor = import_torch().Tensor
+    if not isinstance(value, Mapping) or not value:
+        raise ValueError(f"{path} holds no state dict, but {_describe(value)}")
+    for name, item in value.items():
+        if not isinstance(name, str) or not isinstance(item, tensor):
+            raise ValueError(
+                f"{path} holds no plain state dict: {name!r} is {_describe(item)}, not a tensor"
+            )
+    arrays = {name: _to_numpy(path, name, item) for name, item in value.items()}
+    _check_finite(path, arrays)
+    return arrays
+
+
+def read_optimizer(path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]) -> Moments:
+    """The state of an AdamW, whose parameters torch numbers in the order of `shapes`.
+
+    A run in half precision keeps all parameters in one vector; it is cut into its pieces.
+
+    Raises:
+      ValueError: the file is missing, damaged, would run code, is of another optimiser, or
+        does not fit the parameters.
+    """
+    value = _load(path)
+    if not isinstance(value, Mapping) or not set(value) >= {"state", "param_groups"}:
+        raise ValueError(f"{path} is not the state of an optimiser, but {_describe(value)}")
+    group = _adamw_group(path, value["param_groups"])
+    states = value["state"]
+    if not isinstance(states, Mapping) or not all(isinstance(s, Mapping) for s in states.values()):
+        raise ValueError(f"{path} is not the state of an AdamW: 'state' is {_describe(states)}")
+    if not states:
+        raise ValueError(f"{path} is of an optimiser that has not taken a step yet")
+    count = _count(path, states)
+    moments = []
+    for kind in ("exp_avg", "exp_avg_sq"):
+        flat = [
+            _to_numpy(path, f"{kind} {i}", _entry(path, states, i, kind)) for i in group["params"]
+        ]
+        moments.append(_by_name(path, kind, flat, shapes))
+        _check_finite(path, moments[-1])
+    if any((array < 0).any() for array in moments[1].values()):
+        raise ValueError(f"{path}: a second moment (exp_avg_sq) is negative")
+    return Moments(
+        count, *moments, lr=float(group["lr"]), weight_decay=float(group["weight_decay"])
+    )
+
+
+def write_state_dict(path: pathlib.Path, state_dict: Mapping[str, np.ndarray]) -> None:
+    """Writes a state dict as `torch.save(model.state_dict(), path)` does."""
+    torch = import_torch()
+    tensors = OrderedDict((name, torch.tensor(array)) for name, array in state_dict.items())
+    _save(path, tensors)
+
+
+def write_optimizer(path: pathlib.Path, moments: Moments) -> None:
+    """Writes the state of an AdamW as `torch.save(optimizer.state_dict(), path)` does."""
+    torch = import_torch()
+    # An optimiser of this torch fills in the options that only it knows. Views of one element
+    # stand for the parameters, whose values are no part of its state.
+    parameters = [torch.zeros(1).expand(array.shape) for array in moments.mu.values()]
+    optimizer = torch.optim.AdamW(
+        [torch.nn.Parameter(p) for p in parameters],
+        lr=moments.lr,
+        weight_decay=moments.weight_decay,
+    )
+    states = {
+        i: {
+            "step": torch.tensor(float(moments.count)),
+            "exp_avg": torch.tensor(moments.mu[name]),
+            "exp_avg_sq": torch.tensor(moments.nu[name]),
+        }
+        for i, name in enumerate(moments.mu)
+    }
+    groups = optimizer.state_dict()["param_groups"]
+    _save(path, {"state": states, "param_groups": groups})
+
+
+def _save(path: pathlib.Path, value: Any) -> None:
+    """Writes the whole file or none."""
+    scratch = path.with_name(path.name + ".tmp")
+    import_torch().save(value, scratch)
+    os.replace(scratch, path)
+
+
+def _load(path: pathlib.Path) -> Any:
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file")
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
+    torch = import_torch()
+    archive = zipfile.is_zipfile(path)
+    if archive:
+        _check_archive(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    except Exception as error:  # torch raises many kinds for what is no file of its.
+        reason = " ".join(str(error).split())[:300]
+        if "weights_only" in reason or "Weights only" in reason:
+            raise ValueError(
+                f"{path} is refused: besides tensors it holds Python objects, and loading them "
+                f"would run code; or it is cut off ({_refused_object(error)})"
+            ) from error
+        raise ValueError(
+            f"{path} cannot be read; it is truncated, damaged or no file of torch "
+            f"({type(error).__name__}: {reason})"
+        ) from error
+
+
+def _load_safetensors(path: pathlib.Path) -> dict[str, Any]:
+    import_torch()
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise ValueError(
+            "reading .safetensors needs the package safetensors: "
+            "pip install -r requirements-torch.txt"
+        ) from error
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read as .safetensors: {error}") from error
+
+
+def _check_archive(path: pathlib.Path) -> None:
+    """torch stores its archives uncompressed; one that is packed could unfold without end."""
+    try:
+        entries = zipfile.ZipFile(path).infolist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read; it is truncated or damaged ({error})") from error
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{path} is refused: {entry.filename} in it is compressed")
+        if entry.filename.endswith(".pkl") and entry.file_size > _LARGEST_PICKLE:
+            raise ValueError(
+                f"{path} is refused: the pickle {entry.filename} in it has {entry.file_size} "
+                f"bytes, more than {_LARGEST_PICKLE}"
+            )
+
+
+def _refused_object(error: BaseException) -> str:
+    """The name of what the pickle asked for, from torch's long explanation."""
+    for line in str(error).splitlines():
+        if "GLOBAL" in line or "Unsupported" in line:
+            return line.strip()[:200]
+    return str(error).splitlines()[0][:200]
+
+
+def _to_numpy(path: pathlib.Path, name: str, tensor: Any) -> np.ndarray:
+    torch = import_torch()
+    if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point() or tensor.is_sparse:
+        raise ValueError(f"{path}: {name} is {_describe(tensor)}, not a tensor of floats")
+    # A view with a stride of 0 may claim any size, whatever the file's.
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(f"{path}: {name} claims {tensor.numel()} numbers, more than are there")
+    return tensor.detach().to(torch.float32).numpy()
+
+
+def _check_finite(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if bad:
+        more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
+        raise ValueError(f"{path} has NaN or infinite values in {', '.join(bad[:10])}{more}")
+
+
+def _adamw_group(path: pathlib.Path, groups: Any) -> Mapping[str, Any]:
+    """The only group of parameters; ValueError unless its options are ones that we have."""
+    if not isinstance(groups, Sequence) or len(groups) != 1 or not isinstance(groups[0], Mapping):
+        raise ValueError(f"{path}: the optimiser should have one group of parameters")
+    group = groups[0]
+    missing = {"lr", "betas", "eps", "weight_decay", "params"} - set(group)
+    if missing:
+        raise ValueError(f"{path} is not the state of an AdamW: it lacks {sorted(missing)}")
+    wanted = {"betas": (0.9, 0.999), "eps": 1e-8, "amsgrad": False, "maximize": False}
+    for key, value in wanted.items():
+        found = group.get(key, value)
+        if (tuple(found) if key == "betas" else found) != value:
+            raise ValueError(f"{path}: the optimiser has {key}={found}, here it is {value}")
+    return group
+
+
+def _entry(path: pathlib.Path, states: Mapping, index: Any, key: str) -> Any:
+    try:
+        return states[index][key]
+    except KeyError:
+        raise ValueError(f"{path} has no {key} of parameter {index}") from None
+
+
+def _count(path: pathlib.Path, states: Mapping) -> int:
+    counts = {float(_entry(path, states, i, "step")) for i in states}
+    if len(counts) != 1:
+        raise ValueError(f"{path}: parameters have taken different numbers of steps: {counts}")
+    count = counts.pop()
+    if count != int(count) or not 0 < count < 2**31:
+        raise ValueError(f"{path}: {count} is no number of steps")
+    return int(count)
+
+
+def _by_name(
+    path: pathlib.Path, kind: str, flat: list[np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    sizes = [int(np.prod(shape)) for shape in shapes.values()]
+    if len(flat) == 1 and len(shapes) > 1 and flat[0].shape == (sum(sizes),):
+        pieces = np.split(flat[0], np.cumsum(sizes)[:-1])
+        return {n: p.reshape(s) for (n, s), p in zip(shapes.items(), pieces, strict=True)}
+    if len(flat) != len(shapes):
+        raise ValueError(f"{path} is of {len(flat)} parameters, but the network has {len(shapes)}")
+    for (name, shape), array in zip(shapes.items(), flat, strict=True):
+        if array.shape != tuple(shape):
+            raise ValueError(f"{path}: {kind} of {name} has shape {array.shape}, expected {shape}")
+    return dict(zip(shapes, flat, strict=True))
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Mapping):
+        names = ", ".join(str(key) for key in list(value)[:5])
+        return f"a dict of {names or 'nothing'}"
+    dtype = f" of {value.dtype}" if hasattr(value, "dtype") else ""
+    return f"a {type(value).__name__}{dtype}"

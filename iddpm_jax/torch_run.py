@@ -1,0 +1,175 @@
+"""A PyTorch run's files as the state of training, and back.
+
+The reference writes `model000003.pt`, one `ema_0.9999_000003.pt` for each average, and
+`opt000003.pt`; the number is the step.
+"""
+
+import contextlib
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from iddpm_jax import factory, models
+from iddpm_jax.torch_files import (
+    Moments,
+    read_optimizer,
+    read_state_dict,
+    write_optimizer,
+    write_state_dict,
+)
+from iddpm_jax.training import sharding
+from iddpm_jax.training.checkpoints import CheckpointError, Checkpoints, abstract_on
+from iddpm_jax.training.optimizer import get_moments, set_moments
+from iddpm_jax.training.state import TrainState, init_state
+from iddpm_jax.training.step import initial_metrics, make_init
+
+_NAME = re.compile(r"(model|opt|ema_(?P<rate>\d+(\.\d+)?)_)(?P<step>\d{6,})\.(pt|safetensors)$")
+
+
+class FileName(NamedTuple):
+    """What a file's name says: None where it says nothing."""
+
+    step: int | None
+    ema_rate: str | None  # As `str(float)`, the name under which we keep the average.
+
+
+def parse_name(path: pathlib.Path) -> FileName:
+    match = _NAME.search(path.name)
+    if match is None:
+        return FileName(None, None)
+    rate = match["rate"]
+    return FileName(int(match["step"]), rate and str(float(rate)))
+
+
+def common_step(paths: Sequence[pathlib.Path]) -> int | None:
+    """The step that the files' names say; None if none does; ValueError if they disagree."""
+    steps = {path.name: parse_name(path).step for path in paths}
+    known = {name: step for name, step in steps.items() if step is not None}
+    if len(set(known.values())) > 1:
+        raise ValueError(
+            "the files are of different steps: "
+            + ", ".join(f"{name} of {step}" for name, step in known.items())
+        )
+    return next(iter(known.values()), None)
+
+
+class TorchRun(NamedTuple):
+    """The files of a run, read. Arrays are views of the files."""
+
+    state_dict: Mapping[str, np.ndarray]
+    ema: Mapping[str, Mapping[str, np.ndarray]]  # By rate.
+    moments: Moments | None
+
+
+def read_run(
+    state_dict: Mapping[str, np.ndarray],
+    ema: Mapping[str, pathlib.Path],
+    optimizer: pathlib.Path | None,
+    model: models.UNet,
+) -> TorchRun:
+    """Reads what belongs to the network's weights, checking that it does.
+
+    Raises:
+      ValueError: a file that cannot be read or does not fit the network.
+    """
+    shapes = models.torch_param_shapes(model)
+    averages = {rate: read_state_dict(path) for rate, path in ema.items()}
+    for rate, average in averages.items():
+        try:
+            models.params_from_torch(average, model)
+        except ValueError as error:
+            raise ValueError(f"{ema[rate]}: {error}") from error
+    moments = read_optimizer(optimizer, shapes) if optimizer else None
+    return TorchRun(state_dict, averages, moments)
+
+
+def to_state(run: TorchRun, config, model: models.UNet, step: int) -> TrainState:
+    """The state of training after `step` steps, of numpy arrays that are views of the files.
+
+    Averages that no file has start from the weights, and the optimiser starts anew without
+    its file, as in the reference.
+    """
+    params = models.params_from_torch(run.state_dict, model)
+    optimizer = factory.build_optimizer(config)
+    sampler = factory.build_timestep_sampler(config)
+    metrics = jax.device_get(initial_metrics(factory.build_diffusion(config)))
+    abstract = jax.eval_shape(
+        lambda p: init_state(p, optimizer, sampler, metrics), models.abstract_params(model)
+    )
+    state = jax.tree.map(lambda leaf: np.broadcast_to(leaf.dtype.type(0), leaf.shape), abstract)
+    rates = [str(rate) for rate in config.train.ema_rate]
+    ema = {
+        rate: models.params_from_torch(run.ema[rate], model) if rate in run.ema else params
+        for rate in rates
+    }
+    opt_state = optax.tree.set(state.opt_state, ema=ema)
+    count, mu, nu = get_moments(opt_state)
+    if run.moments is not None:
+        count = run.moments.count
+        mu = models.params_from_torch(run.moments.mu, model)
+        nu = models.params_from_torch(run.moments.nu, model)
+    return state.replace(
+        step=np.int32(step),
+        params=params,
+        opt_state=set_moments(opt_state, count, mu, nu, schedule_count=step),
+        sampler_state=jax.device_get(sampler.init()),
+        metrics=metrics,
+    )
+
+
+def restore(workdir: pathlib.Path, config, model: models.UNet) -> TrainState:
+    """The newest state of a work directory, without what its data needs.
+
+    Raises:
+      ValueError: there is no complete checkpoint, or it cannot be read.
+    """
+    mesh = sharding.make_mesh()
+    init = make_init(
+        factory.build_diffusion(config),
+        model,
+        factory.build_optimizer(config),
+        factory.build_timestep_sampler(config),
+        mesh,
+    )
+    if not (workdir / "checkpoints").is_dir():
+        raise CheckpointError(f"{workdir} has no complete checkpoint; train first")
+    with contextlib.closing(Checkpoints(workdir, keep=1, read_only=True)) as checkpoints:
+        if not checkpoints.steps():
+            raise CheckpointError(f"{workdir} has no complete checkpoint; train first")
+        abstract = abstract_on(jax.eval_shape(init, jax.random.key(0)), sharding.replicated(mesh))
+        state, _ = checkpoints.restore(checkpoints.steps()[-1], abstract)
+    return state
+
+
+def write_run(state: TrainState, config, directory: pathlib.Path) -> list[pathlib.Path]:
+    """Writes a state under the reference's names, and returns the files.
+
+    Without a single update of the optimiser it has no state, and no file.
+
+    Raises:
+      ValueError: one of the files is there already.
+    """
+    step = int(state.step)
+    files = {directory / f"model{step:06d}.pt": state.params}
+    files |= {directory / f"ema_{rate}_{step:06d}.pt": ema for rate, ema in state.ema.items()}
+    optimizer_file = directory / f"opt{step:06d}.pt"
+    count, mu, nu = get_moments(state.opt_state)
+    there = [str(path) for path in (*files, optimizer_file) if path.exists()]
+    if there:
+        raise ValueError(f"{', '.join(there)} is there already; choose another --out")
+    directory.mkdir(parents=True, exist_ok=True)
+    for path, params in files.items():
+        write_state_dict(path, models.params_to_torch(jax.device_get(params)))
+    if not count:
+        return list(files)
+    mu, nu = (models.params_to_torch(jax.device_get(tree)) for tree in (mu, nu))
+    # torch keeps the rate of the last update.
+    lr = float(factory.build_learning_rate(config)(max(step - 1, 0)))
+    lr = config.train.lr if not config.train.lr_anneal_steps else lr
+    write_optimizer(optimizer_file, Moments(count, mu, nu, lr, config.train.weight_decay))
+    return [*files, optimizer_file]

@@ -1,0 +1,232 @@
+"""PyTorch's files in, and out again."""
+
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import iddpm_jax
+from configs import cifar10_cosine
+from iddpm_jax import factory, models, torch_run
+from iddpm_jax.training import metrics as mt
+from iddpm_jax.training.step import initial_metrics, make_update
+from iddpm_jax.training.workdir import read_config
+from tests.commands import TINY, run
+from tests.reference import channels_last, filler_weight, relative_error
+
+NETWORK = 1e-4
+STEPS = 1e-3
+# What the shapes of the golden run's network do not tell (tests/golden/README.md).
+FLAGS = [
+    "--config.model.image_size=8",
+    "--config.model.num_heads=4",
+    "--config.model.dropout=0.0",
+    "--config.diffusion.steps=1000",
+    "--config.diffusion.noise_schedule=cosine",
+    "--config.diffusion.rescale_timesteps=True",
+    "--config.diffusion.predict_xstart=False",
+    "--config.diffusion.use_kl=False",
+    "--config.diffusion.rescale_learned_sigmas=True",
+]
+
+
+def _import(workdir, checkpoint, *more):
+    flags = [f"--checkpoint={checkpoint}", f"--workdir={workdir}", *more]
+    return run(["-m", "iddpm_jax.import_torch", *flags])
+
+
+def _files(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path]:
+    """Model, average and optimiser of the golden run."""
+    [model], [ema], [opt] = (list(folder.glob(f"{kind}*.pt")) for kind in ("model", "ema", "opt"))
+    return model, ema, opt
+
+
+@pytest.fixture(scope="session")
+def imported(golden, tmp_path_factory) -> pathlib.Path:
+    """The work directory of the golden run."""
+    workdir = tmp_path_factory.mktemp("torch") / "run"
+    model, ema, opt = _files(golden.folder / "torch_run")
+    result = _import(workdir, model, "--ema", str(ema), f"--optimizer={opt}", *FLAGS)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return workdir
+
+
+def _restore(workdir):
+    config = factory.config_from_dict(read_config(workdir))
+    model = factory.build_model(config)
+    return torch_run.restore(workdir, config, model), config, model
+
+
+@pytest.mark.parity
+def test_import_continues_as_the_reference_does(golden, imported):
+    state, config, model = _restore(imported)
+    d, arrays = factory.build_diffusion(config), golden.npz("torch_run")
+    learning_rate = factory.build_learning_rate(config)
+    update = jax.jit(
+        make_update(
+            d,
+            model,
+            factory.build_optimizer(config),
+            factory.build_timestep_sampler(config),
+            learning_rate,
+        )
+    )
+    for i, loss in enumerate(arrays["loss"]):
+        examples = {
+            "image": channels_last(arrays["x"][i]),
+            "noise": channels_last(arrays["noise"][i]),
+            "t": arrays["t"][i].astype(np.int32),
+            "label": arrays["y"][i].astype(np.int32),
+            "weights": np.ones(len(arrays["t"][i]), np.float32),
+        }
+        state = update(state.replace(metrics=initial_metrics(d)), examples, jax.random.key(0))
+        error = relative_error(mt.compute(state.metrics)["loss"], loss)
+        assert golden.report("imported run: loss", error) <= STEPS
+    probe = channels_last(arrays["probe"])
+    [rate] = state.ema
+    for name, params in {"": state.params, "_ema": state.ema[rate]}.items():
+        output = model.apply({"params": params}, probe, jnp.full(1, 500.0), y=jnp.full(1, 3))
+        error = relative_error(output, channels_last(arrays[f"output_after{name}"]))
+        assert golden.report(f"imported run: output{name or '_raw'}", error) <= STEPS
+
+
+def test_import_then_export_then_import_is_the_identity(golden, imported, tmp_path):
+    out = tmp_path / "exported"
+    result = run(["-m", "iddpm_jax.export_torch", f"--workdir={imported}", f"--out={out}"])
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    for file in _files(golden.folder / "torch_run"):
+        before, after = (torch.load(f, weights_only=True) for f in (file, out / file.name))
+        assert type(before) is type(after)
+        assert list(before) == list(after)
+        if "param_groups" in before:
+            assert before["param_groups"] == after["param_groups"]
+            assert list(before["state"]) == list(after["state"])
+            before, after = (
+                {(i, key): value for i, entry in x["state"].items() for key, value in entry.items()}
+                for x in (before, after)
+            )
+        for name, tensor in before.items():
+            assert tensor.dtype == after[name].dtype, name
+            assert torch.equal(tensor, after[name]), name
+    model, ema, opt = _files(out)
+    again = tmp_path / "again"
+    result = _import(again, model, "--ema", str(ema), f"--optimizer={opt}", *FLAGS)
+    assert result.returncode == 0, result.stderr
+    first, second = _restore(imported)[0], _restore(again)[0]
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    assert read_config(imported) == read_config(again)
+    # Nothing that is there is overwritten.
+    result = run(["-m", "iddpm_jax.export_torch", f"--workdir={imported}", f"--out={out}"])
+    assert result.returncode == 1
+    assert "is there already" in result.stderr
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("kind", ["zip", "legacy"])
+def test_import_of_a_checkpoint_computes_what_the_reference_does(golden, tmp_path, kind):
+    workdir = tmp_path / "run"
+    file = golden.folder / f"small_checkpoint.{kind}.pt"
+    result = _import(workdir, file, *FLAGS)
+    assert result.returncode == 0, result.stderr
+    assert "198,982 parameters, after step 0" in result.stdout
+    arrays = golden.npz("small_checkpoint")
+    model = iddpm_jax.load(str(workdir), ema="none")
+    output = model.model.apply(
+        {"params": model.params},
+        channels_last(arrays["x"]),
+        arrays["t"],
+        y=jnp.asarray(arrays["y"]),
+    )
+    error = relative_error(output, channels_last(arrays["output"]))
+    assert golden.report("imported checkpoint: output", error) <= NETWORK
+    assert model.sample(1, respacing="2").shape == (1, 8, 8, 3)
+
+
+@pytest.mark.parity
+def test_network_of_the_published_cifar10_checkpoint_equals_reference(golden):
+    entry = golden.json("published_checkpoints")["cifar10_uncond_50M_500K"]
+    weights = {
+        name: filler_weight(name, tuple(shape), golden.seed)
+        for name, shape in entry["params"].items()
+    }
+    model = factory.build_model(cifar10_cosine.get_config())
+    params = models.params_from_torch(weights, model)
+    arrays = golden.npz("cifar10_full")
+    output = model.apply({"params": params}, channels_last(arrays["x"]), arrays["t"])
+    error = relative_error(output, channels_last(arrays["output"]))
+    assert golden.report("full CIFAR-10 network: output", error) <= NETWORK
+
+
+def test_import_of_an_average_as_the_model_says_so(golden, tmp_path):
+    workdir = tmp_path / "run"
+    _, ema, _ = _files(golden.folder / "torch_run")
+    result = _import(workdir, ema, *FLAGS)
+    assert result.returncode == 0, result.stderr
+    assert "are themselves the average of rate 0.9" in result.stdout
+    state, config, _ = _restore(workdir)
+    assert config.train.ema_rate == (0.9,)
+    assert int(state.step) == 3
+    jax.tree.map(np.testing.assert_array_equal, state.ema["0.9"], state.params)
+    assert '"checkpoint_is_average": "0.9"' in (workdir / "imported.json").read_text()
+
+
+def test_import_trains_on_to_the_bits_of_the_exported_run(tmp_path, uninterrupted):
+    out, workdir = tmp_path / "exported", tmp_path / "run"
+    assert (
+        run(["-m", "iddpm_jax.export_torch", f"--workdir={uninterrupted}", f"--out={out}"])
+    ).returncode == 0
+    model, ema, opt = _files(out)
+    # The run has a null class for guidance, and the same flags as the tests' tiny network.
+    flags = ["--config=configs/digits.py", *TINY, "--config.train.label_dropout=0.1"]
+    result = _import(workdir, model, f"--ema={ema}", f"--optimizer={opt}", *flags)
+    assert result.returncode == 0, result.stderr
+    # The run itself, without the detour.
+    original = shutil.copytree(uninterrupted, tmp_path / "original")
+    for directory in (workdir, original):
+        result = run(["main.py", f"--workdir={directory}", *flags, "--config.train.num_steps=8"])
+        assert result.returncode == 0, result.stderr
+        assert "continuing after step 6" in result.stdout
+    detour, direct = _restore(workdir)[0], _restore(original)[0]
+    assert int(detour.step) == 8
+    jax.tree.map(np.testing.assert_array_equal, detour, direct)
+
+
+def test_import_leaves_nothing_behind_where_it_fails(golden, tmp_path):
+    model, ema, opt = _files(golden.folder / "torch_run")
+    damaged = tmp_path / "model000003.pt"
+    weights = torch.load(model, weights_only=True)
+    weights["out.2.bias"] = torch.zeros(7)
+    del weights["out.0.weight"]
+    torch.save(weights, damaged)
+    other_step = tmp_path / "ema_0.9_000004.pt"
+    other_step.write_bytes(ema.read_bytes())
+    failures = {
+        "missing out.0.weight": [damaged, *FLAGS],
+        "different steps": [model, f"--ema={other_step}", *FLAGS],
+        "--config.model.image_size=…": [model],
+        "the configuration 64": [model, *FLAGS, "--config.model.num_channels=64"],
+        "give it as --optimizer": [opt, *FLAGS],
+        "name should be as in": [model, f"--ema={model}", *FLAGS],
+        "not a file": [tmp_path / "absent.pt"],
+    }
+    for message, (checkpoint, *flags) in failures.items():
+        result = _import(tmp_path / "runs" / "run", checkpoint, *flags)
+        assert result.returncode == 1, message
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_import_refuses_a_work_directory_that_holds_something(imported, golden):
+    model, _, _ = _files(golden.folder / "torch_run")
+    before = sorted(imported.rglob("*"))
+    result = _import(imported, model, *FLAGS)
+    assert result.returncode == 1
+    assert "is there already and not empty" in result.stderr
+    assert sorted(imported.rglob("*")) == before
