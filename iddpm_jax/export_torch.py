@@ -12,8 +12,9 @@ import sys
 import jax
 from absl import app, flags, logging
 
+from configs import default
 from iddpm_jax import factory, torch_run
-from iddpm_jax.torch_files import import_torch
+from iddpm_jax.torch_files import require_torch
 from iddpm_jax.training.workdir import read_config
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of the trained model.")
@@ -25,10 +26,13 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: {argv[1]!r} is not a flag; see python -m iddpm_jax.export_torch --help")
     workdir = pathlib.Path(_WORKDIR.value)
     try:
-        import_torch()
+        require_torch()
+        if not _OUT.value.strip():
+            raise ValueError("--out is empty: name a directory")
         if not (workdir / "config.json").exists():
             raise ValueError(f"{workdir} is not a work directory: it has no config.json")
         config = factory.config_from_dict(read_config(workdir))
+        factory.check_config(config, default.get_config())
         state = torch_run.restore(workdir, config, factory.build_model(config))
         for path in torch_run.write_run(state, config, pathlib.Path(_OUT.value)):
             print(path)

@@ -8,11 +8,13 @@ trained with, or what is asked for. A whole training run moves with --ema and --
 """
 
 import hashlib
+import logging as python_logging
 import os
 import pathlib
 import shlex
 import shutil
 import sys
+import time
 
 import jax
 from absl import app, flags, logging
@@ -58,22 +60,23 @@ def main(argv: list[str]) -> None:
 
 
 def _import() -> None:
+    for name in ("checkpoint", "optimizer", "workdir"):
+        if flags.FLAGS[name].value is not None and not flags.FLAGS[name].value.strip():
+            raise ValueError(f"--{name} is empty")
     checkpoint = pathlib.Path(_CHECKPOINT.value)
     ema = _ema_files()
     optimizer = pathlib.Path(_OPTIMIZER.value) if _OPTIMIZER.value else None
     workdir = _new_workdir()
     print(f"reading {checkpoint}")
     state_dict = read_state_dict(checkpoint)
-    config, published = _config(checkpoint, state_dict)
+    config, published = _config(checkpoint, state_dict, own_run=bool(ema or optimizer))
     model = factory.build_model(config)
     run = torch_run.read_run(state_dict, ema, optimizer, model)
-    rates = list(ema) or [torch_run.parse_name(checkpoint).ema_rate]
-    if rates[0]:
-        config.train.ema_rate = tuple(float(rate) for rate in rates)
+    _adopt_rates(config, checkpoint, list(ema), chosen=bool(published) or _is_given("ema_rate"))
     if run.moments is not None:
-        config.train.weight_decay = run.moments.weight_decay
+        _adopt("weight_decay", run.moments.weight_decay, config, optimizer)
         if not config.train.lr_anneal_steps:  # Else the file has a moment of the decay.
-            config.train.lr = run.moments.lr
+            _adopt("lr", run.moments.lr, config, optimizer)
     files = [checkpoint, *ema.values(), *([optimizer] if optimizer else [])]
     step = _step(files, published)
     state = torch_run.to_state(run, config, model, step)
@@ -90,10 +93,44 @@ def _import() -> None:
     _report(workdir, config, record, sum(array.size for array in state_dict.values()))
 
 
+def _is_given(key: str) -> bool:
+    """Whether the user chose a value of `train.`, in a recipe or alone."""
+    flag = flags.FLAGS["config"]
+    overrides = config_flags.get_override_values(flag)
+    return not flag.using_default_value or f"train.{key}" in overrides
+
+
+def _adopt_rates(config, checkpoint: pathlib.Path, rates: list[str], chosen: bool) -> None:
+    """Takes the averages' rates from the files' names, unless they were chosen."""
+    has = [str(rate) for rate in config.train.ema_rate]
+    if chosen:
+        unknown = [rate for rate in rates if rate not in has]
+        if unknown:
+            raise ValueError(
+                f"--ema: there is a file of rate {unknown[0]}, but train.ema_rate="
+                f"{config.train.ema_rate}; --config.train.ema_rate says which averages to keep"
+            )
+        return
+    own = torch_run.parse_name(checkpoint).ema_rate
+    rates = rates or ([own] if own else has)
+    config.train.ema_rate = tuple(float(rate) for rate in rates)
+
+
+def _adopt(key: str, value: float, config, optimizer: pathlib.Path) -> None:
+    """Sets `train.key` to what the optimiser's file has, as loading it in torch does."""
+    has = config.train[key]
+    if has == value:
+        return
+    if f"train.{key}" in config_flags.get_override_values(flags.FLAGS["config"]):
+        raise ValueError(f"--config.train.{key}={has}, but {optimizer} has {value}")
+    print(f"train.{key}={value} is that of {optimizer.name}; the configuration had {has}")
+    config.train[key] = value
+
+
 def _ema_files() -> dict[str, pathlib.Path]:
     files: dict[str, pathlib.Path] = {}
     for value in _EMA.value:
-        for name in value.split(","):
+        for name in [value] if pathlib.Path(value).exists() else value.split(","):
             rate = torch_run.parse_name(pathlib.Path(name)).ema_rate
             if rate is None:
                 raise ValueError(f"--ema={name}: the name should be as in ema_0.9999_500000.pt")
@@ -104,24 +141,25 @@ def _ema_files() -> dict[str, pathlib.Path]:
 
 
 def _new_workdir() -> pathlib.Path:
-    if not _WORKDIR.value.strip():
-        raise ValueError("--workdir is empty: name a directory")
-    workdir = pathlib.Path(_WORKDIR.value).absolute()
+    workdir = pathlib.Path(_WORKDIR.value).resolve()
+    if workdir.is_mount():
+        raise ValueError(f"--workdir={workdir} is a mount point; name a directory below it")
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise ValueError(f"--workdir={workdir} is there already and not empty; name a new one")
     return workdir
 
 
-def _config(checkpoint: pathlib.Path, state_dict):
+def _config(checkpoint: pathlib.Path, state_dict, own_run: bool):
     flag = flags.FLAGS["config"]
     given = None if flag.using_default_value else _CONFIG.value
     if given is not None and _PRESET.value:
         raise ValueError("--preset and --config are two answers to one question; give one")
-    if given is not None:
-        factory.check_config(given, default.get_config())
+    own_run = own_run or torch_run.parse_name(checkpoint).step is not None
     arch = models.infer_architecture({name: a.shape for name, a in state_dict.items()})
     overrides = config_flags.get_override_values(flag)
-    return config_for(arch, checkpoint, given, overrides, _PRESET.value or "")
+    found = config_for(arch, checkpoint, given, overrides, _PRESET.value or "", own_run)
+    factory.check_config(found.config, default.get_config())
+    return found
 
 
 def _step(files: list[pathlib.Path], published: str) -> int:
@@ -132,6 +170,8 @@ def _step(files: list[pathlib.Path], published: str) -> int:
         named = _STEP.value
     if named is None:
         named = PUBLISHED[published].steps if published else 0
+    if named >= 2**31:
+        raise ValueError(f"step {named} is more than {2**31 - 1}")
     return named
 
 
@@ -144,8 +184,8 @@ def _write(workdir: pathlib.Path, state, config, record: dict) -> None:
     """Makes the work directory beside its place, and moves it there when it is complete."""
     scratch = workdir.with_name(f".{workdir.name}.importing")
     scratch.mkdir(parents=True, exist_ok=True)
-    try:
-        with lock(scratch):
+    with lock(scratch):
+        try:
             for left_over in scratch.iterdir():  # By an import that was killed.
                 if left_over.is_dir():
                     shutil.rmtree(left_over)
@@ -157,9 +197,18 @@ def _write(workdir: pathlib.Path, state, config, record: dict) -> None:
             data_state = {"next_index": int(state.step)}
             save_host_state(scratch, state, data_state, config.to_dict())
             os.rename(scratch, workdir)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
+        except BaseException:
+            _remove(scratch)
+            raise
+
+
+def _remove(directory: pathlib.Path) -> None:
+    """Removes a directory in which writes that failed may still be coming to an end."""
+    for _ in range(20):
+        shutil.rmtree(directory, ignore_errors=True)
+        if not directory.exists():
+            return
+        time.sleep(0.1)
 
 
 def _report(workdir: pathlib.Path, config, record: dict, count: int) -> None:
@@ -174,13 +223,19 @@ def _report(workdir: pathlib.Path, config, record: dict, count: int) -> None:
     kept = record["optimizer"]
     print(f"optimiser: {kept['file'] if kept else 'starts anew'}")
     shown = shlex.quote(_WORKDIR.value)
-    command = "super_resolve" if config.model.small_size else "sample"
-    print(f"use it: python -m iddpm_jax.{command} --workdir={shown}")
+    if config.model.small_size:
+        print("it is a super-resolution model, for which there is no command to sample yet")
+    else:
+        print(f"use it: python -m iddpm_jax.sample --workdir={shown}")
+    if not config.data.name:
+        print("to train it on, import it with --config.data.name=… and the train.* keys you want")
 
 
 def run() -> None:
     """The command line."""
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant.
+    # Of several writes that fail, one is reported.
+    python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL + 1)
     jax.config.update("jax_platforms", "cpu")  # Nothing is computed.
     flags.mark_flags_as_required(["checkpoint", "workdir"])
     app.run(main, flags_parser=parse_flags)

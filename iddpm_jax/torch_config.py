@@ -25,6 +25,9 @@ _UNTOLD = (
     "diffusion.use_kl",
 )
 
+# What a published checkpoint is, whatever it is trained on with.
+_IS = ("model.", "diffusion.")
+
 
 class Recognised(NamedTuple):
     """A configuration, and the published checkpoint that it is of, or ""."""
@@ -34,7 +37,12 @@ class Recognised(NamedTuple):
 
 
 def config_for(
-    arch: Architecture, path: pathlib.Path, given: Any, overrides: Flat, preset: str = ""
+    arch: Architecture,
+    path: pathlib.Path,
+    given: Any,
+    overrides: Flat,
+    preset: str = "",
+    own_run: bool = False,
 ) -> Recognised:
     """The configuration of the checkpoint in the file `path`.
 
@@ -43,6 +51,8 @@ def config_for(
       given: a whole configuration that the user gave, or None.
       overrides: single values that the user gave, by dotted key.
       preset: name of a published checkpoint.
+      own_run: whether it is a file of somebody's training, as its name or the files beside it
+        say, and so no published checkpoint.
 
     Raises:
       ValueError: the configuration contradicts the shapes, several published checkpoints have
@@ -57,11 +67,14 @@ def config_for(
         )
     if given is not None:
         return Recognised(_checked(given, arch, path), "")
-    preset = preset or _recognise(arch, path, overrides)
+    preset = preset or ("" if own_run else _recognise(arch, path, overrides))
     if preset:
         config = recipe_config(PUBLISHED[preset].recipe)
+        recipe = factory.flat_config(config)
         config.update_from_flattened_dict(dict(overrides))
-        return Recognised(_checked(config, arch, path), preset)
+        # With another network or process it is some other training of that architecture.
+        same = all(recipe[key] == value for key, value in overrides.items() if key.startswith(_IS))
+        return Recognised(_checked(config, arch, path), preset if same else "")
     config = recipe_config("default")
     _check_nothing_missing(arch, path, overrides)
     config.update_from_flattened_dict(_told(arch, overrides))
@@ -79,8 +92,8 @@ def _recognise(arch: Architecture, path: pathlib.Path, overrides: Flat) -> str:
     named = named_in(path, candidates)
     if named:
         return named
-    if all(key in overrides for key in _UNTOLD):
-        return ""  # Somebody's own training of the same network.
+    if named_in(path, list(PUBLISHED)) or all(key in overrides for key in _UNTOLD):
+        return ""  # Named as another one, or somebody's own training of the same network.
     if len(candidates) > 1:
         raise ValueError(
             f"{path} has the architecture of several published checkpoints: "
@@ -158,7 +171,8 @@ def _told(arch: Architecture, overrides: Flat) -> dict[str, Any]:
         "model.num_res_blocks": arch.num_res_blocks,
         "model.channel_mult": arch.channel_mult,
         "model.attention_resolutions": _sizes(arch, overrides["model.image_size"]),
-        "model.num_classes": arch.num_classes or 0,
+        "model.num_classes": (arch.num_classes or 0)
+        - (arch.num_classes is not None and bool(overrides.get("train.label_dropout"))),
         "model.use_scale_shift_norm": arch.use_scale_shift_norm,
         "model.in_channels": channels,
         "diffusion.learn_sigma": learned,

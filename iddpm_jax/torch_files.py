@@ -28,7 +28,7 @@ class Moments(NamedTuple):
     weight_decay: float
 
 
-def import_torch():
+def require_torch():
     """The module torch.
 
     Raises:
@@ -53,17 +53,21 @@ def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
       ValueError: the file is missing, damaged, would run code, or holds something else.
     """
     value = _load(path)
-    if isinstance(value, Mapping) and set(value) >= {"state", "param_groups"}:
+    if isinstance(value, Mapping) and {"state", "param_groups"} <= set(value):
         raise ValueError(f"{path} is the state of an optimiser; give it as --optimizer")
-    tensor = import_torch().Tensor
     if not isinstance(value, Mapping) or not value:
         raise ValueError(f"{path} holds no state dict, but {_describe(value)}")
     for name, item in value.items():
-        if not isinstance(name, str) or not isinstance(item, tensor):
+        if isinstance(item, Mapping):
             raise ValueError(
-                f"{path} holds no plain state dict: {name!r} is {_describe(item)}, not a tensor"
+                f"{path} holds no plain state dict, but {_describe(value)}; save the state dict "
+                "alone"
             )
-    arrays = {name: _to_numpy(path, name, item) for name, item in value.items()}
+        if not isinstance(name, str):
+            raise ValueError(f"{path} holds no plain state dict: it has the name {_shown(name)}")
+        if name.startswith("module."):
+            raise ValueError(f"{path}: {_shown(name)} is of a wrapped model; strip 'module.'")
+    arrays = _to_numpy(path, value)
     _check_finite(path, arrays)
     return arrays
 
@@ -78,7 +82,16 @@ def read_optimizer(path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]) ->
         does not fit the parameters.
     """
     value = _load(path)
-    if not isinstance(value, Mapping) or not set(value) >= {"state", "param_groups"}:
+    try:
+        return _moments(path, value, shapes)
+    except (TypeError, KeyError, OverflowError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} is not the state of an AdamW ({type(error).__name__}: {_shown(error)})"
+        ) from error
+
+
+def _moments(path: pathlib.Path, value: Any, shapes: Mapping[str, tuple[int, ...]]) -> Moments:
+    if not isinstance(value, Mapping) or not {"state", "param_groups"} <= set(value):
         raise ValueError(f"{path} is not the state of an optimiser, but {_describe(value)}")
     group = _adamw_group(path, value["param_groups"])
     states = value["state"]
@@ -89,10 +102,8 @@ def read_optimizer(path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]) ->
     count = _count(path, states)
     moments = []
     for kind in ("exp_avg", "exp_avg_sq"):
-        flat = [
-            _to_numpy(path, f"{kind} {i}", _entry(path, states, i, kind)) for i in group["params"]
-        ]
-        moments.append(_by_name(path, kind, flat, shapes))
+        entries = {f"{kind} {i}": _entry(path, states, i, kind) for i in group["params"]}
+        moments.append(_by_name(path, kind, list(_to_numpy(path, entries).values()), shapes))
         _check_finite(path, moments[-1])
     if any((array < 0).any() for array in moments[1].values()):
         raise ValueError(f"{path}: a second moment (exp_avg_sq) is negative")
@@ -103,14 +114,14 @@ def read_optimizer(path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]) ->
 
 def write_state_dict(path: pathlib.Path, state_dict: Mapping[str, np.ndarray]) -> None:
     """Writes a state dict as `torch.save(model.state_dict(), path)` does."""
-    torch = import_torch()
+    torch = require_torch()
     tensors = OrderedDict((name, torch.tensor(array)) for name, array in state_dict.items())
     _save(path, tensors)
 
 
 def write_optimizer(path: pathlib.Path, moments: Moments) -> None:
     """Writes the state of an AdamW as `torch.save(optimizer.state_dict(), path)` does."""
-    torch = import_torch()
+    torch = require_torch()
     # An optimiser of this torch fills in the options that only it knows. Views of one element
     # stand for the parameters, whose values are no part of its state.
     parameters = [torch.zeros(1).expand(array.shape) for array in moments.mu.values()]
@@ -134,8 +145,12 @@ def write_optimizer(path: pathlib.Path, moments: Moments) -> None:
 def _save(path: pathlib.Path, value: Any) -> None:
     """Writes the whole file or none."""
     scratch = path.with_name(path.name + ".tmp")
-    import_torch().save(value, scratch)
-    os.replace(scratch, path)
+    try:
+        require_torch().save(value, scratch)
+        os.replace(scratch, path)
+    except (OSError, RuntimeError) as error:
+        scratch.unlink(missing_ok=True)
+        raise ValueError(f"{path} cannot be written: {_shown(error)}") from error
 
 
 def _load(path: pathlib.Path) -> Any:
@@ -143,27 +158,27 @@ def _load(path: pathlib.Path) -> Any:
         raise ValueError(f"{path} is not a file")
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
-    torch = import_torch()
-    archive = zipfile.is_zipfile(path)
+    torch = require_torch()
+    with path.open("rb") as file:
+        archive = file.read(4) == b"PK\x03\x04"  # As torch tells its formats apart.
     if archive:
         _check_archive(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except Exception as error:  # torch raises many kinds for what is no file of its.
-        reason = " ".join(str(error).split())[:300]
-        if "weights_only" in reason or "Weights only" in reason:
+        if "weights_only" in str(error) or "Weights only" in str(error):
             raise ValueError(
                 f"{path} is refused: besides tensors it holds Python objects, and loading them "
                 f"would run code; or it is cut off ({_refused_object(error)})"
             ) from error
         raise ValueError(
             f"{path} cannot be read; it is truncated, damaged or no file of torch "
-            f"({type(error).__name__}: {reason})"
+            f"({type(error).__name__}: {_shown(error)})"
         ) from error
 
 
 def _load_safetensors(path: pathlib.Path) -> dict[str, Any]:
-    import_torch()
+    require_torch()
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
@@ -182,15 +197,20 @@ def _check_archive(path: pathlib.Path) -> None:
     """torch stores its archives uncompressed; one that is packed could unfold without end."""
     try:
         entries = zipfile.ZipFile(path).infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read; it is truncated or damaged ({error})") from error
+    except Exception as error:  # zipfile too raises many kinds.
+        raise ValueError(
+            f"{path} cannot be read; it is truncated or damaged ({_shown(error)})"
+        ) from error
+    # Where something else comes first, another reader may see another archive than this one.
+    if not entries or min(entry.header_offset for entry in entries) != 0:
+        raise ValueError(f"{path} is refused: it is not laid out as torch writes its archives")
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED:
-            raise ValueError(f"{path} is refused: {entry.filename} in it is compressed")
+            raise ValueError(f"{path} is refused: {_shown(entry.filename)} in it is compressed")
         if entry.filename.endswith(".pkl") and entry.file_size > _LARGEST_PICKLE:
             raise ValueError(
-                f"{path} is refused: the pickle {entry.filename} in it has {entry.file_size} "
-                f"bytes, more than {_LARGEST_PICKLE}"
+                f"{path} is refused: the pickle {_shown(entry.filename)} in it has "
+                f"{entry.file_size} bytes, more than {_LARGEST_PICKLE}"
             )
 
 
@@ -198,25 +218,39 @@ def _refused_object(error: BaseException) -> str:
     """The name of what the pickle asked for, from torch's long explanation."""
     for line in str(error).splitlines():
         if "GLOBAL" in line or "Unsupported" in line:
-            return line.strip()[:200]
-    return str(error).splitlines()[0][:200]
+            return _shown(line.strip())
+    return _shown(str(error).splitlines()[0])
 
 
-def _to_numpy(path: pathlib.Path, name: str, tensor: Any) -> np.ndarray:
-    torch = import_torch()
-    if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point() or tensor.is_sparse:
-        raise ValueError(f"{path}: {name} is {_describe(tensor)}, not a tensor of floats")
-    # A view with a stride of 0 may claim any size, whatever the file's.
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise ValueError(f"{path}: {name} claims {tensor.numel()} numbers, more than are there")
-    return tensor.detach().to(torch.float32).numpy()
+def _to_numpy(path: pathlib.Path, tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Plain dense tensors of floats as float32 arrays, views where they are float32 already."""
+    torch = require_torch()
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    size = 0
+    for name, tensor in tensors.items():
+        dense = type(tensor) in (torch.Tensor, torch.nn.Parameter) and not tensor.is_nested
+        dense = dense and tensor.layout is torch.strided and tensor.device.type == "cpu"
+        if not dense or tensor.dtype not in floats:
+            raise ValueError(
+                f"{path}: {_shown(name)} is {_describe(tensor)}, not a tensor of floats"
+            )
+        size += tensor.numel() * tensor.element_size()
+    # Views with a stride of 0, or many of one storage, may claim any size.
+    if size > path.stat().st_size:
+        raise ValueError(f"{path}: the tensors claim {size} bytes, more than the file has")
+    return {
+        name: tensor.detach().resolve_neg().to(torch.float32).numpy()
+        for name, tensor in tensors.items()
+    }
 
 
 def _check_finite(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if bad:
         more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
-        raise ValueError(f"{path} has NaN or infinite values in {', '.join(bad[:10])}{more}")
+        raise ValueError(
+            f"{path} has NaN or infinite values in {', '.join(map(_shown, bad[:10]))}{more}"
+        )
 
 
 def _adamw_group(path: pathlib.Path, groups: Any) -> Mapping[str, Any]:
@@ -227,10 +261,17 @@ def _adamw_group(path: pathlib.Path, groups: Any) -> Mapping[str, Any]:
     missing = {"lr", "betas", "eps", "weight_decay", "params"} - set(group)
     if missing:
         raise ValueError(f"{path} is not the state of an AdamW: it lacks {sorted(missing)}")
-    wanted = {"betas": (0.9, 0.999), "eps": 1e-8, "amsgrad": False, "maximize": False}
+    wanted = {
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "amsgrad": False,
+        "maximize": False,
+        "decoupled_weight_decay": True,  # False in the state of Adam.
+    }
     for key, value in wanted.items():
         found = group.get(key, value)
-        if (tuple(found) if key == "betas" else found) != value:
+        found = tuple(map(float, found)) if key == "betas" else type(value)(found)
+        if found != value:
             raise ValueError(f"{path}: the optimiser has {key}={found}, here it is {value}")
     return group
 
@@ -239,13 +280,15 @@ def _entry(path: pathlib.Path, states: Mapping, index: Any, key: str) -> Any:
     try:
         return states[index][key]
     except KeyError:
-        raise ValueError(f"{path} has no {key} of parameter {index}") from None
+        raise ValueError(f"{path} has no {key} of parameter {_shown(index)}") from None
 
 
 def _count(path: pathlib.Path, states: Mapping) -> int:
     counts = {float(_entry(path, states, i, "step")) for i in states}
     if len(counts) != 1:
-        raise ValueError(f"{path}: parameters have taken different numbers of steps: {counts}")
+        raise ValueError(
+            f"{path}: parameters have taken different numbers of steps: {sorted(counts)[:5]}"
+        )
     count = counts.pop()
     if count != int(count) or not 0 < count < 2**31:
         raise ValueError(f"{path}: {count} is no number of steps")
@@ -269,7 +312,12 @@ def _by_name(
 
 def _describe(value: Any) -> str:
     if isinstance(value, Mapping):
-        names = ", ".join(str(key) for key in list(value)[:5])
+        names = ", ".join(_shown(key) for key in list(value)[:5])
         return f"a dict of {names or 'nothing'}"
     dtype = f" of {value.dtype}" if hasattr(value, "dtype") else ""
     return f"a {type(value).__name__}{dtype}"
+
+
+def _shown(text: object) -> str:
+    """Text from a hostile file, fit for a terminal: one line, short, without control codes."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))[:200]

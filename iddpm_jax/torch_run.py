@@ -24,7 +24,7 @@ from iddpm_jax.torch_files import (
 )
 from iddpm_jax.training import sharding
 from iddpm_jax.training.checkpoints import CheckpointError, Checkpoints, abstract_on
-from iddpm_jax.training.optimizer import get_moments, set_moments
+from iddpm_jax.training.optimizer import get_moments, get_schedule_count, set_moments
 from iddpm_jax.training.state import TrainState, init_state
 from iddpm_jax.training.step import initial_metrics, make_init
 
@@ -162,14 +162,18 @@ def write_run(state: TrainState, config, directory: pathlib.Path) -> list[pathli
     there = [str(path) for path in (*files, optimizer_file) if path.exists()]
     if there:
         raise ValueError(f"{', '.join(there)} is there already; choose another --out")
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{directory} cannot be written: {error}") from error
     for path, params in files.items():
         write_state_dict(path, models.params_to_torch(jax.device_get(params)))
     if not count:
         return list(files)
     mu, nu = (models.params_to_torch(jax.device_get(tree)) for tree in (mu, nu))
-    # torch keeps the rate of the last update.
-    lr = float(factory.build_learning_rate(config)(max(step - 1, 0)))
-    lr = config.train.lr if not config.train.lr_anneal_steps else lr
+    # torch keeps the rate of the last update, in float64 where it is constant.
+    last = max(get_schedule_count(state.opt_state) - 1, 0)
+    annealed = float(factory.build_learning_rate(config)(last))
+    lr = annealed if config.train.lr_anneal_steps else config.train.lr
     write_optimizer(optimizer_file, Moments(count, mu, nu, lr, config.train.weight_decay))
     return [*files, optimizer_file]

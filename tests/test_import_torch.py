@@ -14,7 +14,7 @@ from configs import cifar10_cosine
 from iddpm_jax import factory, models, torch_run
 from iddpm_jax.training import metrics as mt
 from iddpm_jax.training.step import initial_metrics, make_update
-from iddpm_jax.training.workdir import read_config
+from iddpm_jax.training.workdir import lock, read_config
 from tests.commands import TINY, run
 from tests.reference import channels_last, filler_weight, relative_error
 
@@ -32,6 +32,8 @@ FLAGS = [
     "--config.diffusion.use_kl=False",
     "--config.diffusion.rescale_learned_sigmas=True",
 ]
+
+EMA_RATE = "--config.train.ema_rate=(0.5, 0.25)"
 
 
 def _import(workdir, checkpoint, *more):
@@ -214,6 +216,9 @@ def test_import_leaves_nothing_behind_where_it_fails(golden, tmp_path):
         "give it as --optimizer": [opt, *FLAGS],
         "name should be as in": [model, f"--ema={model}", *FLAGS],
         "not a file": [tmp_path / "absent.pt"],
+        "--optimizer is empty": [model, "--optimizer=", *FLAGS],
+        "which averages to keep": [model, f"--ema={ema}", *FLAGS, EMA_RATE],
+        "has 0.001": [model, f"--optimizer={opt}", *FLAGS, "--config.train.lr=0.5"],
     }
     for message, (checkpoint, *flags) in failures.items():
         result = _import(tmp_path / "runs" / "run", checkpoint, *flags)
@@ -221,6 +226,33 @@ def test_import_leaves_nothing_behind_where_it_fails(golden, tmp_path):
         assert message in result.stderr
         assert "Traceback" not in result.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_import_starts_averages_without_a_file_from_the_weights(golden, tmp_path):
+    model, ema, _ = _files(golden.folder / "torch_run")
+    rates = "--config.train.ema_rate=(0.5, 0.9)"
+    result = _import(tmp_path / "run", model, f"--ema={ema}", *FLAGS, rates)
+    assert result.returncode == 0, result.stderr
+    assert "average 0.5: model" in result.stdout
+    assert "average 0.9: ema" in result.stdout
+    state, config, _ = _restore(tmp_path / "run")
+    assert config.train.ema_rate == (0.5, 0.9)
+    jax.tree.map(np.testing.assert_array_equal, state.ema["0.5"], state.params)
+
+
+def test_import_leaves_another_import_of_the_same_directory_alone(golden, tmp_path):
+    model, _, _ = _files(golden.folder / "torch_run")
+    scratch = tmp_path / ".run.importing"
+    (scratch / "checkpoints").mkdir(parents=True)
+    with lock(scratch):
+        result = _import(tmp_path / "run", model, *FLAGS)
+        assert result.returncode == 1
+        assert "is being written by another process" in result.stderr
+        assert (scratch / "checkpoints").is_dir()
+    # What is left of one that was killed does no harm.
+    result = _import(tmp_path / "run", model, *FLAGS)
+    assert result.returncode == 0, result.stderr
+    assert not scratch.exists()
 
 
 def test_import_refuses_a_work_directory_that_holds_something(imported, golden):

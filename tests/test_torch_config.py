@@ -88,6 +88,18 @@ def test_config_for_takes_the_flags_of_an_own_training_of_a_published_network(pu
     assert found.config.diffusion.steps == 1000
 
 
+def test_config_for_takes_no_training_of_somebody_else_for_a_published_one(published):
+    arch = _architecture(published["upsample_cond_500K"])
+    with pytest.raises(ValueError, match="is none of the published"):
+        config_for(arch, pathlib.Path("model050000.pt"), None, {}, own_run=True)
+    with pytest.raises(ValueError, match="is none of the published"):
+        config_for(arch, pathlib.Path("cifar10_uncond_50M_500K.pt"), None, {})
+    other = {"diffusion.steps": 1000}
+    assert config_for(arch, FILE, None, other).published == ""
+    with_data = {"data.name": "folder", "train.lr": 1e-5}
+    assert config_for(arch, FILE, None, with_data).published == "upsample_cond_500K"
+
+
 def test_config_for_refuses_a_preset_of_another_architecture(published):
     arch = _architecture(published["imagenet64_cond_270M_250K"])
     with pytest.raises(ValueError, match="contradicts") as error:

@@ -94,8 +94,40 @@ def test_read_state_dict_refuses_an_archive_that_unfolds(weights, tmp_path):
 
 def test_read_state_dict_refuses_a_tensor_larger_than_its_data(tmp_path):
     torch.save({"w": torch.zeros(1).expand(10**9, 10**6)}, tmp_path / "x.pt")
-    with pytest.raises(ValueError, match="w claims 1000000000000000 numbers"):
+    with pytest.raises(ValueError, match="claim 4000000000000000 bytes, more than the file has"):
         read_state_dict(tmp_path / "x.pt")
+
+
+def test_read_state_dict_refuses_many_tensors_of_one_storage(tmp_path):
+    shared = torch.zeros(1000)
+    torch.save({f"w{i}": shared for i in range(60)}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="claim 240000 bytes, more than the file has"):
+        read_state_dict(tmp_path / "x.pt")
+
+
+def test_read_state_dict_refuses_an_archive_behind_something_else(weights, tmp_path):
+    torch.save(weights, tmp_path / "x.pt")
+    data = (tmp_path / "x.pt").read_bytes()
+    (tmp_path / "x.pt").write_bytes(b"PK\x03\x04 and another archive" + data)
+    with pytest.raises(ValueError, match="not laid out as torch writes"):
+        read_state_dict(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.eye(3).to_sparse(),
+        torch.zeros(3, device="meta"),
+        torch.zeros(3, dtype=torch.complex64),
+        torch.zeros(3, dtype=torch.int8),
+    ],
+    ids=["sparse", "meta", "complex", "int"],
+)
+def test_read_state_dict_refuses_other_kinds_of_tensors(tmp_path, tensor):
+    torch.save({"some\x1b[31m": tensor}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=r"x\.pt") as error:
+        read_state_dict(tmp_path / "x.pt")
+    assert "\x1b" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["x.pt", "x.legacy.pt", "x.safetensors"])
@@ -123,6 +155,8 @@ def test_read_state_dict_says_what_a_file_holds_instead(weights, tmp_path):
     wrong = {
         "give it as --optimizer": _adamw(weights),
         "not a tensor": {"epoch": 3, **weights},
+        "save the state dict alone": {"model": weights, "epoch": 3},
+        "strip 'module.'": {f"module.{name}": w for name, w in weights.items()},
         "holds no state dict, but a list": [1, 2],
         "not a tensor of floats": {"w": torch.zeros(3, dtype=torch.int32)},
     }
@@ -134,10 +168,10 @@ def test_read_state_dict_says_what_a_file_holds_instead(weights, tmp_path):
         read_state_dict(tmp_path / "absent.pt")
 
 
-def test_import_torch_says_in_a_sentence_that_it_is_not_installed(monkeypatch):
+def test_require_torch_says_in_a_sentence_that_it_is_not_installed(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(ValueError, match=r"pip install -r requirements-torch\.txt"):
-        torch_files.import_torch()
+        torch_files.require_torch()
 
 
 def test_read_optimizer_reads_what_write_optimizer_wrote(weights, tmp_path):
@@ -172,6 +206,10 @@ def test_read_optimizer_says_what_does_not_fit(weights, tmp_path):
 
     lacking = _adamw(weights)
     del lacking["state"][1]["exp_avg"]
+    odd = {**_adamw(weights)["param_groups"][0], "params": None, "betas": None}
+    half = _adamw(weights)
+    for entry in half["state"].values():
+        entry["step"] = torch.tensor(2.5)
     wrong = {
         "is not the state of an optimiser": weights,
         r"betas=\(0.5, 0.9\)": _adamw(weights, betas=(0.5, 0.9)),
@@ -180,6 +218,11 @@ def test_read_optimizer_says_what_does_not_fit(weights, tmp_path):
         "different numbers of steps": changed(step=torch.tensor(7.0)),
         r"exp_avg of a\.bias has shape \(5,\)": changed(exp_avg=torch.zeros(5)),
         "is negative": changed(exp_avg_sq=-torch.ones(4)),
+        "2.5 is no number of steps": half,
+        "decoupled_weight_decay=False": torch.optim.Adam(
+            [torch.nn.Parameter(w) for w in weights.values()]
+        ).state_dict(),
+        "is not the state of an AdamW": {**_adamw(weights), "param_groups": [odd]},
         "NaN": changed(exp_avg=torch.full((4,), float("nan"))),
         "has no exp_avg of parameter 1": lacking,
         "of 1 parameters, but the network has 2": _adamw({"a.weight": weights["a.weight"]}),

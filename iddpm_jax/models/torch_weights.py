@@ -161,7 +161,7 @@ def params_from_torch(state_dict: Mapping[str, np.ndarray], model: UNet) -> dict
     blocks = set(params)
     wanted = {_torch_name(path, blocks): (path, leaf) for path, leaf in _flatten(params)}
     problems = [f"missing {name}" for name in wanted.keys() - state_dict.keys()]
-    problems += [f"surplus {name}" for name in state_dict.keys() - wanted.keys()]
+    problems += [f"surplus {name!r:.80}" for name in state_dict.keys() - wanted.keys()]
     tree: dict = {}
     for name in wanted.keys() & state_dict.keys():
         path, leaf = wanted[name]

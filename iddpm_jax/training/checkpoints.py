@@ -137,10 +137,15 @@ def save_host_state(workdir: pathlib.Path, state: TrainState, data_state: dict, 
     items |= _json_items(int(state.step), data_state, config)
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     directory = (workdir / "checkpoints").absolute()
-    with ocp.CheckpointManager(
-        directory, options=options, item_names=tuple(items), item_handlers=handlers
-    ) as manager:
-        manager.save(int(state.step), args=ocp.args.Composite(**items), force=True)
+    try:
+        with ocp.CheckpointManager(
+            directory, options=options, item_names=tuple(items), item_handlers=handlers
+        ) as manager:
+            manager.save(int(state.step), args=ocp.args.Composite(**items), force=True)
+    except Exception as error:  # Orbax raises many kinds where a disk is full.
+        raise CheckpointError(
+            f"{directory} cannot be written ({type(error).__name__}: {str(error)[:300]})"
+        ) from error
 
 
 def load_params(workdir: pathlib.Path, ema: str, abstract_params: Any) -> tuple[Any, int]:

@@ -76,14 +76,20 @@ def get_moments(opt_state: optax.OptState) -> tuple[int, Params, Params]:
     return int(adam.count), adam.mu, adam.nu
 
 
+def get_schedule_count(opt_state: optax.OptState) -> int:
+    """The step that the learning rate's schedule has reached."""
+    return int(optax.tree.get(opt_state, "count", filtering=_in_schedule))
+
+
 def set_moments(
     opt_state: optax.OptState, count: int, mu: Params, nu: Params, schedule_count: int
 ) -> optax.OptState:
     """Replaces AdamW's state, and the step that the learning rate's schedule has reached."""
-
-    def in_schedule(path, value):
-        return getattr(path[-1], "tuple_name", "") == "ScaleByScheduleState"
-
     adam = optax.ScaleByAdamState(count=np.int32(count), mu=mu, nu=nu)
     opt_state = optax.tree.set(opt_state, ScaleByAdamState=adam)
-    return optax.tree.set(opt_state, in_schedule, count=np.int32(schedule_count))
+    return optax.tree.set(opt_state, _in_schedule, count=np.int32(schedule_count))
+
+
+def _in_schedule(path, value) -> bool:
+    del value
+    return getattr(path[-1], "tuple_name", "") == "ScaleByScheduleState"

@@ -32,7 +32,7 @@ def test_params_from_torch_names_every_misfit():
         models.params_from_torch(state_dict, model)
     for line in (
         "missing out.2.bias",
-        "surplus extra.weight",
+        "surplus 'extra.weight'",
         "out.0.weight has shape (31,), expected (32,)",
     ):
         assert line in str(error.value)
