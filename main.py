@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: {reason(error)}")
     try:
         factory.check_config(config, default.get_config())
-        run = factory.build_training(config)
+        run = factory.build_training(config, workdir.known_labels(_WORKDIR.value))
         directory = workdir.open_workdir(_WORKDIR.value, run.config, factory.MAY_CHANGE)
     except ValueError as error:
         sys.exit(f"error: {error}")

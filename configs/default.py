@@ -53,9 +53,14 @@ def _diffusion() -> ml_collections.ConfigDict:
 
 def _data() -> ml_collections.ConfigDict:
     data = ml_collections.ConfigDict()
-    data.name = ""  # Where images come from, such as digits.
-    data.dir = ""  # Folder of the images, for sources that have one.
-    data.split = "train"
+    data.name = ""  # digits, folder, packed, or tfds:NAME such as tfds:cifar10.
+    data.dir = ""  # Folder or archive of the images; for TFDS its data directory.
+    data.split = "train"  # Also test, all, or a part as in train[:90%].
+    data.labels = "prefix"  # A folder's classes: prefix of the file name, or its directory.
+    data.test_percent = 0.0  # Share of a folder that is held out as its test split.
+    data.exif = True  # Turn images as their EXIF orientation says; the reference does not.
+    data.on_bad_image = "skip"  # With a warning; or error.
+    data.cache_mb = 2048  # Data sets up to this size are held in memory, decoded.
     data.random_flip = False  # Mirror half of the images left to right.
     data.num_workers = 2  # Threads that prepare batches.
     return data

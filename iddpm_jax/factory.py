@@ -5,16 +5,17 @@ ValueError that names the key and its value.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from iddpm_jax import diffusion as dm
 from iddpm_jax import models
-from iddpm_jax.data import Source, load_source, make_batches
+from iddpm_jax.data import DataOptions, Source, load_source, make_batches
 from iddpm_jax.evaluation.previews import Preview
 from iddpm_jax.training import sharding
 from iddpm_jax.training.loop import Training
@@ -26,6 +27,7 @@ MAY_CHANGE = frozenset(
     {
         "data.dir",
         "data.num_workers",
+        "data.cache_mb",
         "train.num_steps",
         "train.log_every",
         "train.checkpoint_every",
@@ -107,8 +109,15 @@ def config_from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(restored(values)).lock()
 
 
-def build_diffusion(config: ml_collections.ConfigDict, respacing: str = "") -> dm.GaussianDiffusion:
-    """The diffusion process, with all of its steps or those that `respacing` keeps."""
+def build_betas(config: ml_collections.ConfigDict) -> np.ndarray:
+    """The schedule, float64 `[T]`."""
+    return dm.beta_schedule(config.diffusion.noise_schedule, config.diffusion.steps)
+
+
+def build_diffusion(
+    config: ml_collections.ConfigDict, respacing: str | np.ndarray = ""
+) -> dm.GaussianDiffusion:
+    """The diffusion process, with all of its steps or those that `respacing` says or lists."""
     c = config.diffusion
     if c.use_kl:
         loss_type = dm.LossType.RESCALED_KL
@@ -120,14 +129,18 @@ def build_diffusion(config: ml_collections.ConfigDict, respacing: str = "") -> d
         var_type = dm.VarType.FIXED_SMALL if c.sigma_small else dm.VarType.FIXED_LARGE
     if c.learn_sigma and c.sigma_small:
         raise ValueError("diffusion.sigma_small=True has no effect with learn_sigma=True")
-    betas = dm.beta_schedule(c.noise_schedule, c.steps)
+    betas = build_betas(config)
+    if isinstance(respacing, str):
+        keep = _kept_timesteps(betas, respacing) if respacing else None
+    else:
+        keep = respacing
     return dm.make_diffusion(
         betas,
         mean_type=dm.MeanType.X_START if c.predict_xstart else dm.MeanType.EPSILON,
         var_type=var_type,
         loss_type=loss_type,
         rescale_timesteps=c.rescale_timesteps,
-        keep_timesteps=_kept_timesteps(betas, respacing) if respacing else None,
+        keep_timesteps=keep,
     )
 
 
@@ -214,9 +227,30 @@ def _embedded_classes(config: ml_collections.ConfigDict) -> int | None:
     return (classes + bool(dropout)) or None
 
 
-def build_source(config: ml_collections.ConfigDict, split: str = "") -> Source:
-    """The data, checked against the model. `split` overrides that of the configuration."""
-    source = load_source(config.data.name, config.data.dir, split or config.data.split)
+def build_source(
+    config: ml_collections.ConfigDict, split: str = "", class_names: Sequence[str] = ()
+) -> Source:
+    """The data, checked against the model.
+
+    `split` overrides that of the configuration. `class_names` are those of the run that is
+    continued, in the order of their labels.
+    """
+    c = config.data
+    source = load_source(
+        DataOptions(
+            name=c.name,
+            image_size=config.model.image_size,
+            channels=config.model.in_channels,
+            dir=c.dir,
+            split=split or c.split,
+            labels=c.labels if config.model.num_classes else "none",
+            test_percent=c.test_percent,
+            exif=c.exif,
+            on_bad_image=c.on_bad_image,
+            cache_mb=c.cache_mb,
+            class_names=tuple(class_names),
+        )
+    )
     size, channels = config.model.image_size, config.model.in_channels
     if source.image_shape != (size, size, channels):
         raise ValueError(
@@ -282,13 +316,17 @@ def build_preview(config: ml_collections.ConfigDict, model, class_names, mesh) -
     )
 
 
-def build_training(config: ml_collections.ConfigDict) -> Training:
-    """Everything that `training.loop.train` needs."""
+def build_training(config: ml_collections.ConfigDict, class_names: Sequence[str] = ()) -> Training:
+    """Everything that `training.loop.train` needs.
+
+    `class_names` are those of the run that is continued, if there is one.
+    """
     c = config.train
     _check_train(config)
     mesh = sharding.make_mesh()
     sharding.check_batch_size(c.batch_size, c.microbatch, mesh)
-    model, diffusion, source = build_model(config), build_diffusion(config), build_source(config)
+    model, diffusion = build_model(config), build_diffusion(config)
+    source = build_source(config, class_names=class_names)
     preview = build_preview(config, model, source.class_names, mesh)
     return Training(
         config=config.to_dict(),

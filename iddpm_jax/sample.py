@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 from absl import app, flags, logging
-from tqdm import tqdm
 
 from iddpm_jax import compilation_cache, pictures, trained
 from iddpm_jax.evaluation.generation import SAMPLERS, batch_size_for, draw_batches
 from iddpm_jax.evaluation.grids import class_grid, save_png
 from iddpm_jax.evaluation.shards import ShardedSamples, claim
+from iddpm_jax.progress_bar import progress_bar
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of the trained model.")
 _NUM = flags.DEFINE_integer("num_samples", 64, "Number of samples.", lower_bound=1)
@@ -27,8 +27,8 @@ _SAMPLER = flags.DEFINE_enum(
 _RESPACING = flags.DEFINE_string(
     "respacing",
     "",
-    "Timesteps to use: 250, '10,15,20', ddim50, exact30 (any number, both ends included) or "
-    "logsnr20 (even in log-SNR; for dpm-solver++). Empty: all.",
+    "Timesteps to use: 250, '10,15,20', ddim50, exact30 (any number, both ends included), "
+    "logsnr20 (even in log-SNR; for dpm-solver++) or dp25 (searched by dp_respacing). Empty: all.",
 )
 _ETA = flags.DEFINE_float("eta", 0.0, "Noise of ddim: 0 none, 1 that of ddpm.")
 _LABELS = flags.DEFINE_list("labels", None, "Classes to draw, in turn; default: all in turn.")
@@ -174,7 +174,10 @@ def _draw(model, generator, label_of, samples: ShardedSamples, size: int) -> Non
     )
     if first:
         print(f"continuing after {first} finished batches of {size}")
-    with _bar(done=min(first * size, _NUM.value)) as bar, ThreadPoolExecutor(1) as writer:
+    with (
+        progress_bar(_NUM.value, min(first * size, _NUM.value), "samples") as bar,
+        ThreadPoolExecutor(1) as writer,
+    ):
         pending = None
         for number, batch in enumerate(batches, start=first):
             if pending is not None:
@@ -184,19 +187,6 @@ def _draw(model, generator, label_of, samples: ShardedSamples, size: int) -> Non
             pending.result()
     _write_grid(model, samples)
     samples.finish(_NUM.value)
-
-
-def _bar(done: int) -> tqdm:
-    terminal = sys.stderr.isatty()
-    return tqdm(
-        total=_NUM.value,
-        initial=done,
-        unit="sample",
-        dynamic_ncols=terminal,
-        # Away from a terminal a line now and then, not one that is redrawn.
-        mininterval=0.5 if terminal else 30.0,
-        bar_format="{percentage:3.0f}% | {n:.0f}/{total} samples | {rate_fmt} | {remaining} left",
-    )
 
 
 def _write_batch(model, samples: ShardedSamples, number: int, indices, labels, images) -> None:

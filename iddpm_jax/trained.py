@@ -13,9 +13,10 @@ from iddpm_jax import diffusion as dm
 from iddpm_jax import factory, models
 from iddpm_jax.data import Source
 from iddpm_jax.evaluation.generation import Generator, batch_size_for, draw_batches
+from iddpm_jax.evaluation.respacing_table import searched_timesteps
 from iddpm_jax.training import sharding
 from iddpm_jax.training.checkpoints import load_params
-from iddpm_jax.training.workdir import read_config, read_labels
+from iddpm_jax.training.workdir import known_labels, read_config, read_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,7 @@ class TrainedModel:
       class_names: names of the classes.
       step: training steps taken.
       ema: the decay of the average that the parameters are, or "none".
+      betas: the schedule, float64 `[T]`.
       build_diffusion: respacing ("" for every timestep) to the process.
       open_source: split ("" for the training one) to the data that it was trained on.
     """
@@ -42,6 +44,7 @@ class TrainedModel:
     class_names: tuple[str, ...]
     step: int
     ema: str
+    betas: np.ndarray
     build_diffusion: Callable[[str], dm.GaussianDiffusion]
     open_source: Callable[[str], Source]
 
@@ -96,7 +99,7 @@ class TrainedModel:
           labels: class labels, taken in turn; None takes all classes in turn.
           sampler: `ddpm`, `ddim` or `dpm-solver++`.
           respacing: timesteps to use: `250`, `10,15,20`, `ddim50`, `exact30`, `logsnr20`; empty
-            for all.
+            for all; `dp25` where `python -m iddpm_jax.dp_respacing` has searched for them.
           eta: noise of DDIM, 0 to 1.
           guidance: weight of classifier-free guidance; 1 is the conditional model.
           seed: of everything random.
@@ -154,6 +157,11 @@ def load(workdir: str, ema: str = "") -> TrainedModel:
         models.abstract_params(model),
     )
     params, step = load_params(path, ema, abstract)
+
+    def build_diffusion(respacing: str) -> dm.GaussianDiffusion:
+        searched = searched_timesteps(path, respacing)
+        return factory.build_diffusion(config, respacing if searched is None else searched)
+
     classes = config.model.num_classes
     return TrainedModel(
         model=model,
@@ -164,6 +172,9 @@ def load(workdir: str, ema: str = "") -> TrainedModel:
         class_names=read_labels(path, classes),
         step=step,
         ema=ema,
-        build_diffusion=functools.partial(factory.build_diffusion, config),
-        open_source=functools.partial(factory.build_source, config),
+        betas=factory.build_betas(config),
+        build_diffusion=build_diffusion,
+        open_source=functools.partial(
+            factory.build_source, config, class_names=known_labels(workdir)
+        ),
     )

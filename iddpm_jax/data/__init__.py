@@ -1,6 +1,16 @@
 """Images as random-access sources of uint8, and the pipeline that turns them into batches."""
 
+from iddpm_jax.data.open import load_source
+from iddpm_jax.data.options import DataOptions
 from iddpm_jax.data.pipeline import BatchIterator, make_batches
-from iddpm_jax.data.sources import InMemorySource, Source, load_source
+from iddpm_jax.data.sources import InMemorySource, Source, digits_source
 
-__all__ = ["BatchIterator", "InMemorySource", "Source", "load_source", "make_batches"]
+__all__ = [
+    "BatchIterator",
+    "DataOptions",
+    "InMemorySource",
+    "Source",
+    "digits_source",
+    "load_source",
+    "make_batches",
+]

@@ -8,6 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
+from iddpm_jax.data.splits import parse_split, slice_of
+
 
 class Source(Protocol):
     """Random access to labelled images.
@@ -78,35 +80,19 @@ _DIGITS_SPLITS = {
 }
 
 
-def _digits(split: str) -> InMemorySource:
+def digits_source(split: str) -> InMemorySource:
     """scikit-learn's 1,797 scans of handwritten digits, 8 × 8 × 1, 17 grey levels."""
     import sklearn.datasets
 
-    if split not in _DIGITS_SPLITS:
+    base, start, stop = parse_split(split)
+    if base not in _DIGITS_SPLITS:
         raise ValueError(f"data.split={split!r} is not one of digits': {', '.join(_DIGITS_SPLITS)}")
     digits = sklearn.datasets.load_digits()
-    part = _DIGITS_SPLITS[split]
-    images = np.round(digits.images[part] * (255 / 16)).astype(np.uint8)
+    images = np.round(digits.images[_DIGITS_SPLITS[base]] * (255 / 16)).astype(np.uint8)
+    labels = digits.target[_DIGITS_SPLITS[base]].astype(np.int32)
+    part = slice_of(len(images), start, stop)
     return InMemorySource(
-        images=images[..., None],
-        labels=digits.target[part].astype(np.int32),
+        images=images[part, ..., None],
+        labels=labels[part],
         class_names=tuple(str(name) for name in digits.target_names),
     )
-
-
-def load_source(name: str, directory: str, split: str) -> Source:
-    """Opens the source `name`.
-
-    Raises:
-      ValueError: there is no such source, or it has no such split.
-    """
-    if name == "digits":
-        if directory:
-            raise ValueError(f"data.dir={directory!r}: digits come with scikit-learn; leave it out")
-        return _digits(split)
-    if name.startswith("tfds:"):
-        raise ValueError(
-            f"data.name={name!r}: reading TFDS datasets is not implemented yet; "
-            "the source that is there is 'digits'"
-        )
-    raise ValueError(f"unknown data.name={name!r}: the source that is there is 'digits'")

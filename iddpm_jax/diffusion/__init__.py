@@ -36,6 +36,15 @@ from iddpm_jax.diffusion.respacing import (
     respaced_betas,
     space_timesteps,
 )
+from iddpm_jax.diffusion.respacing_search import (
+    Costs,
+    PairTables,
+    best_timesteps,
+    check_searchable,
+    pair_tables,
+    prior_costs,
+    transition_costs,
+)
 from iddpm_jax.diffusion.samplers import (
     ddim_reverse_step,
     ddim_step,
@@ -56,15 +65,19 @@ from iddpm_jax.diffusion.timestep_samplers import TimestepSampler, timestep_samp
 
 __all__ = [
     "REFERENCE_NUM_TIMESTEPS",
+    "Costs",
     "GaussianDiffusion",
     "LossType",
     "MeanType",
     "PMeanVariance",
+    "PairTables",
     "TimestepSampler",
     "VarType",
+    "best_timesteps",
     "beta_schedule",
     "beta_schedule_names",
     "bpd_loop",
+    "check_searchable",
     "ddim_reverse_step",
     "ddim_step",
     "ddpm_step",
@@ -77,12 +90,14 @@ __all__ = [
     "normal_kl",
     "p_mean_variance",
     "p_mean_variance_from_output",
+    "pair_tables",
     "per_sample_keys",
     "per_sample_noise",
     "predict_eps_from_xstart",
     "predict_xstart_from_eps",
     "predict_xstart_from_xprev",
     "prior_bpd",
+    "prior_costs",
     "q_mean_variance",
     "q_posterior_mean_variance",
     "q_sample",
@@ -93,5 +108,6 @@ __all__ = [
     "timestep_sampler",
     "training_loss_names",
     "training_losses",
+    "transition_costs",
     "vb_terms_bpd",
 ]

@@ -8,7 +8,6 @@
 Memory does not grow with N.
 """
 
-import io
 import json
 import os
 import pathlib
@@ -19,20 +18,26 @@ from typing import Any
 
 import numpy as np
 
+from iddpm_jax.evaluation.files import npz_bytes, write_atomically
+
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # The same bytes whenever a file is written.
 
 
-def claim(directory: pathlib.Path, settings: Mapping[str, Any]) -> None:
+def claim(
+    directory: pathlib.Path, settings: Mapping[str, Any], record: str = "sampling.json"
+) -> None:
     """Makes `directory` that of the run with these settings, or finds that it is already.
+
+    The settings are kept in the file `record`.
 
     Raises:
       ValueError: the directory holds another run, or files of somebody else, or cannot be
         written.
     """
     settings = json.loads(json.dumps(settings))
-    record = directory / "sampling.json"
-    if record.exists():
-        before = json.loads(record.read_text(encoding="utf-8"))
+    file = directory / record
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
         changed = [
             f"{key}: there {before.get(key)!r}, now {settings.get(key)!r}"
             for key in sorted(before.keys() | settings.keys())
@@ -40,7 +45,7 @@ def claim(directory: pathlib.Path, settings: Mapping[str, Any]) -> None:
         ]
         if changed:
             raise ValueError(
-                f"{directory} holds samples of another run:\n  "
+                f"{directory} holds results of another run:\n  "
                 + "\n  ".join(changed)
                 + "\nchoose another --out"
             )
@@ -48,9 +53,40 @@ def claim(directory: pathlib.Path, settings: Mapping[str, Any]) -> None:
         raise ValueError(f"{directory} holds other files; choose another --out")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _write_atomically(record, (json.dumps(settings, indent=2) + "\n").encode())
+        write_atomically(file, (json.dumps(settings, indent=2) + "\n").encode())
     except OSError as error:
         raise ValueError(f"{directory} cannot be written: {error}") from error
+
+
+class Shards:
+    """The finished parts of long work, numbered from 0, each a small npz in `directory`."""
+
+    def __init__(self, directory: pathlib.Path):
+        self._directory = directory
+
+    def count(self) -> int:
+        """Number of finished parts, without a gap from the first."""
+        number = 0
+        while self._path(number).exists():
+            number += 1
+        return number
+
+    def write(self, number: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes a part, in one atomic move."""
+        self._directory.mkdir(exist_ok=True)
+        write_atomically(self._path(number), npz_bytes(**arrays))
+
+    def read(self, count: int | None = None) -> Iterator[dict[str, np.ndarray]]:
+        """Yields the arrays of the first `count` parts, or of all."""
+        for number in range(self.count() if count is None else count):
+            with np.load(self._path(number)) as part:
+                yield {name: part[name] for name in part.files}
+
+    def remove(self) -> None:
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _path(self, number: int) -> pathlib.Path:
+        return self._directory / f"{number:06d}.npz"
 
 
 class ShardedSamples:
@@ -60,32 +96,23 @@ class ShardedSamples:
         claim(directory, settings)
         self.directory = directory
         self.result = directory / "samples.npz"
-        self._shards = directory / "shards"
+        self._shards = Shards(directory / "shards")
+        self.count = self._shards.count
 
     @property
     def complete(self) -> bool:
         return self.result.exists()
 
-    def count(self) -> int:
-        """Number of finished shards, without a gap from the first."""
-        number = 0
-        while self._path(number).exists():
-            number += 1
-        return number
-
     def write(self, number: int, images: np.ndarray, labels: np.ndarray | None) -> None:
         """Writes a shard, in one atomic move."""
-        self._shards.mkdir(exist_ok=True)
-        arrays = {"images": images} if labels is None else {"images": images, "labels": labels}
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        _write_atomically(self._path(number), buffer.getvalue())
+        self._shards.write(
+            number, {"images": images} if labels is None else {"images": images, "labels": labels}
+        )
 
     def read(self, count: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """Yields (images, labels) of the first `count` shards, or of all."""
-        for number in range(self.count() if count is None else count):
-            with np.load(self._path(number)) as shard:
-                yield shard["images"], shard.get("labels")
+        for shard in self._shards.read(count):
+            yield shard["images"], shard.get("labels")
 
     def finish(self, num_samples: int) -> None:
         """Streams the shards into `samples.npz` and removes them."""
@@ -98,10 +125,7 @@ class ShardedSamples:
                 parts = (shard.astype(np.int64) for _, shard in self.read())
                 _stream(archive, "arr_1", np.int64, (num_samples,), parts)
         os.replace(scratch, self.result)
-        shutil.rmtree(self._shards)
-
-    def _path(self, number: int) -> pathlib.Path:
-        return self._shards / f"{number:06d}.npz"
+        self._shards.remove()
 
 
 def _stream(archive, name: str, dtype, shape: tuple[int, ...], parts: Iterator[np.ndarray]) -> None:
@@ -116,9 +140,3 @@ def _stream(archive, name: str, dtype, shape: tuple[int, ...], parts: Iterator[n
         np.lib.format.write_array_header_1_0(file, header)
         for part in parts:
             file.write(np.ascontiguousarray(part).tobytes())
-
-
-def _write_atomically(path: pathlib.Path, data: bytes) -> None:
-    scratch = path.with_name(path.name + ".tmp")
-    scratch.write_bytes(data)
-    os.replace(scratch, path)

@@ -3,11 +3,12 @@
 import contextlib
 import fcntl
 import json
-import os
 import pathlib
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+from iddpm_jax.evaluation.files import write_atomically
 
 _ABSENT = object()
 
@@ -84,9 +85,7 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes a JSON file in one atomic move."""
-    scratch = path.with_name(path.name + ".tmp")
-    scratch.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(scratch, path)
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def write_labels(workdir: pathlib.Path, class_names: Sequence[str]) -> None:
@@ -94,10 +93,21 @@ def write_labels(workdir: pathlib.Path, class_names: Sequence[str]) -> None:
     write_json(workdir / "labels.json", list(class_names))
 
 
+def known_labels(path: str) -> tuple[str, ...]:
+    """Names of the classes that a work directory has recorded; none where there is none."""
+    file = pathlib.Path(path) / "labels.json"
+    try:
+        names = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{file} cannot be read: it holds no list of names")
+    return tuple(names)
+
+
 def read_labels(workdir: pathlib.Path, num_classes: int) -> tuple[str, ...]:
     """Names of the classes; their numbers where `labels.json` does not name all of them."""
-    file = workdir / "labels.json"
-    names = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    names = known_labels(str(workdir))
     return tuple(names[i] if i < len(names) else str(i) for i in range(num_classes))
 
 

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from iddpm_jax.data import InMemorySource, load_source
+from iddpm_jax.data import DataOptions, InMemorySource, digits_source, load_source
 
 
 def test_digits_are_real_scans_in_two_parts():
-    train, test, everything = (load_source("digits", "", s) for s in ("train", "test", "all"))
+    train, test, everything = (digits_source(s) for s in ("train", "test", "all"))
     assert (len(train), len(test), len(everything)) == (1500, 297, 1797)
     assert train.image_shape == (8, 8, 1)
     assert train.class_names == tuple("0123456789")
@@ -16,7 +16,7 @@ def test_digits_are_real_scans_in_two_parts():
 
 
 def test_batch_equals_single_images():
-    source = load_source("digits", "", "train")
+    source = digits_source("train")
     batch = source.batch(np.array([3, 1]))
     for i, index in enumerate((3, 1)):
         np.testing.assert_array_equal(batch["image"][i], source[index]["image"])
@@ -28,13 +28,14 @@ def test_batch_equals_single_images():
     [
         ("digits", "", "valid", r"'valid'.*train, test, all"),
         ("digits", "/data", "train", "data.dir='/data'"),
-        ("tfds:cifar10", "", "train", "'tfds:cifar10'.*not implemented yet"),
+        ("digits", "", "train[", r"'train\['.*train\[:90%\]"),
+        ("folder", "", "train", "needs data.dir"),
         ("didgits", "", "train", "unknown data.name='didgits'"),
     ],
 )
 def test_load_source_refuses_what_is_not_there(name, directory, split, message):
     with pytest.raises(ValueError, match=message):
-        load_source(name, directory, split)
+        load_source(DataOptions(name, 8, 1, dir=directory, split=split))
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_train_interrupted_between_two_log_lines_ends_in_the_same_bits(whole, tmp_path, number):
     before = signal.getsignal(signal.SIGINT)
+
     def interrupt(batch):
         os.kill(os.getpid(), number)
         return batch

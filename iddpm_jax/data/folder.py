@@ -1,0 +1,179 @@
+"""Images in a folder or archive as a source.
+
+Axis letters: N images, B batch, H W C image.
+"""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from iddpm_jax.data.images import BadImageError, decode_image
+from iddpm_jax.data.listing import Listing, list_images
+from iddpm_jax.data.options import DataOptions
+from iddpm_jax.data.sources import InMemorySource, Source
+from iddpm_jax.data.splits import is_held_out, parse_split, slice_of
+
+_SHOW_BAR_FROM = 1000
+
+
+def folder_source(options: DataOptions) -> Source:
+    """Opens a folder or archive.
+
+    Images that fit into `options.cache_mb` are decoded now and held in memory, others when
+    they are asked for.
+
+    Raises:
+      ValueError: the folder, a label or, with on_bad_image="error", an image is not usable.
+    """
+    listing = list_images(pathlib.Path(options.dir))
+    names = _in_split(listing.names, options)
+    labels, class_names = _labels(listing.names, names, options)
+    source = FolderSource(listing, names, labels, class_names, options)
+    if len(names) * source.image_bytes > options.cache_mb * 2**20:
+        return source
+    return source.decoded()
+
+
+def _in_split(names: Sequence[str], options: DataOptions) -> tuple[str, ...]:
+    base, start, stop = parse_split(options.split)
+    if base == "all":
+        chosen = list(names)
+    elif base in ("train", "test"):
+        if base == "test" and not options.test_percent:
+            raise ValueError(
+                f"data.split={options.split!r}: a folder has no test split unless "
+                "data.test_percent says how much of it is held out from training"
+            )
+        test = base == "test"
+        chosen = [name for name in names if is_held_out(name, options.test_percent) == test]
+    else:
+        raise ValueError(f"data.split={options.split!r}: a folder has train, test and all")
+    chosen = chosen[slice_of(len(chosen), start, stop)]
+    if not chosen:
+        raise ValueError(
+            f"data.split={options.split!r} has none of the {len(names)} images of {options.dir!r}"
+        )
+    return tuple(chosen)
+
+
+def class_of(name: str, rule: str) -> str:
+    """The class that a file's name tells: the prefix of its name, or the folder that it is in."""
+    folder, _, file = name.rpartition("/")
+    return folder.rpartition("/")[2] if rule == "directory" else file.split("_")[0]
+
+
+def class_names_of(names: Sequence[str], rule: str) -> tuple[str, ...]:
+    """The classes of all files, sorted: their order is that of the labels."""
+    return tuple(sorted({class_of(name, rule) for name in names}))
+
+
+def _labels(all_names, names, options: DataOptions) -> tuple[np.ndarray, tuple[str, ...]]:
+    if options.labels == "none":
+        return np.zeros(len(names), np.int32), ()
+    for name in all_names:
+        file = name.rpartition("/")[2]
+        if options.labels == "prefix" and "_" not in file:
+            raise ValueError(
+                f"{name!r} in {options.dir!r} has no class: with data.labels='prefix' it is what "
+                "comes before the first underscore of the file's name"
+            )
+        if options.labels == "directory" and "/" not in name:
+            raise ValueError(
+                f"{name!r} in {options.dir!r} has no class: with data.labels='directory' it is "
+                "the folder that a file is in"
+            )
+    found = class_names_of(all_names, options.labels)
+    known = options.class_names or found
+    unknown = sorted(set(found) - set(known))
+    if unknown:
+        raise ValueError(
+            f"{options.dir!r} has the classes {', '.join(unknown[:5])}, which the run's "
+            f"labels.json does not have; it has {len(known)}"
+        )
+    ids = {name: i for i, name in enumerate(known)}
+    return np.array([ids[class_of(n, options.labels)] for n in names], np.int32), tuple(known)
+
+
+class FolderSource:
+    """Image files, decoded when they are asked for.
+
+    Where one cannot be decoded, the next one that can be stands in for it, with a warning that
+    names it; with on_bad_image="error" that is an error.
+    """
+
+    def __init__(
+        self,
+        listing: Listing,
+        names: tuple[str, ...],
+        labels: np.ndarray,
+        class_names: tuple[str, ...],
+        options: DataOptions,
+    ):
+        self._listing, self._names, self._labels = listing, names, labels
+        self._options = options
+        self.class_names = class_names
+        self.image_shape = (options.image_size, options.image_size, options.channels)
+        self._bad: set[int] = set()
+
+    @property
+    def image_bytes(self) -> int:
+        return int(np.prod(self.image_shape))
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        for i in range(index, index + len(self)):
+            number = i % len(self)
+            image = self._decode(number) if number not in self._bad else None
+            if image is not None:
+                return {"image": image, "label": self._labels[number]}
+        raise ValueError(f"none of the {len(self)} images of {self._options.dir!r} can be decoded")
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        items = [self[int(index)] for index in indices]
+        return {key: np.stack([item[key] for item in items]) for key in ("image", "label")}
+
+    def decoded(self) -> InMemorySource:
+        """All images in memory, without those that cannot be decoded."""
+        images = np.empty((len(self), *self.image_shape), np.uint8)
+        good = np.zeros(len(self), bool)
+
+        def fill(number: int) -> None:
+            image = self._decode(number)
+            if image is not None:
+                images[number], good[number] = image, True
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            done = pool.map(fill, range(len(self)))
+            quiet = len(self) < _SHOW_BAR_FROM
+            for _ in tqdm(done, "decoding images", len(self), disable=quiet, mininterval=1.0):
+                pass
+        if not good.any():
+            raise ValueError(
+                f"none of the {len(self)} images of {self._options.dir!r} can be decoded"
+            )
+        if not good.all():
+            logging.warning(
+                "%d of %d images of %s are left out", (~good).sum(), len(self), self._options.dir
+            )
+            images = images[good]
+        return InMemorySource(images, self._labels[good], self.class_names)
+
+    def _decode(self, number: int) -> np.ndarray | None:
+        """The image, or None for a bad one, of which there is a warning."""
+        name, options = self._names[number], self._options
+        try:
+            data = self._listing.read(name)
+            return decode_image(data, options.image_size, options.channels, exif=options.exif)
+        except (BadImageError, OSError, ValueError) as error:
+            if options.on_bad_image == "error":
+                raise ValueError(f"{options.dir}: {name!r} cannot be used: {error}") from error
+            self._bad.add(number)
+            logging.warning("%s: %r is left out: %s", options.dir, name, error)
+            return None

@@ -1,0 +1,78 @@
+"""From a file's bytes to an image of the network's size, pixel for pixel as the reference does it.
+
+Axis letters: H W C image.
+"""
+
+import io
+
+import numpy as np
+from absl import logging
+from PIL import Image, ImageOps
+
+EXTENSIONS = ("jpg", "jpeg", "png", "gif", "webp", "bmp")
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")  # Others are never tried, whatever the file says.
+_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+_ORIENTATION = 0x0112
+MAX_PIXELS = 2**27  # Before and after resizing; more is a decompression bomb.
+
+
+class BadImageError(ValueError):
+    """A file that is no image, or a damaged or unreasonable one."""
+
+
+def decode_image(data: bytes, size: int, channels: int, *, exif: bool = True) -> np.ndarray:
+    """Decodes an image, scales its shorter side to `size` and crops the centre.
+
+    It is halved with a box filter while it is at least twice too large, and then scaled with a
+    bicubic one.
+
+    Args:
+      data: a JPEG, PNG, GIF (first frame), WebP or BMP file.
+      size: H and W of the result.
+      channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
+      exif: turn the image as its EXIF orientation says. The reference does not.
+
+    Returns:
+      uint8 `[size, size, channels]`.
+
+    Raises:
+      BadImageError: the file cannot be decoded, or is a decompression bomb.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _check_pixels(image.size)
+            if exif and image.getexif().get(_ORIENTATION, 1) != 1:
+                image = ImageOps.exif_transpose(image)
+            return _resize_and_crop(image, size, channels)
+    except BadImageError:
+        raise
+    except Exception as error:  # PIL raises many kinds for damaged files.
+        raise BadImageError(f"{type(error).__name__}: {error}") from error
+
+
+def fit_array(pixels: np.ndarray, size: int, channels: int) -> np.ndarray:
+    """`decode_image` for an image that is decoded already: uint8 `[H, W, C]`, any H and W."""
+    if pixels.shape == (size, size, channels):
+        return pixels
+    return _resize_and_crop(Image.fromarray(np.squeeze(pixels)), size, channels)
+
+
+def _resize_and_crop(image: Image.Image, size: int, channels: int) -> np.ndarray:
+    if min(image.size) < size:
+        logging.log_first_n(logging.WARNING, "images smaller than %d are enlarged", 1, size)
+    # In the image's own mode, and converted afterwards: palettes are resized as the reference does.
+    while min(image.size) >= 2 * size:
+        image = image.resize(tuple(x // 2 for x in image.size), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    scaled = tuple(round(x * scale) for x in image.size)
+    _check_pixels(scaled)
+    image = image.resize(scaled, Image.Resampling.BICUBIC).convert(_MODES[channels])
+    pixels = np.asarray(image).reshape(scaled[1], scaled[0], channels)
+    top, left = (scaled[1] - size) // 2, (scaled[0] - size) // 2
+    return np.ascontiguousarray(pixels[top : top + size, left : left + size])
+
+
+def _check_pixels(size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise BadImageError(f"{width} × {height} pixels are more than {MAX_PIXELS}")

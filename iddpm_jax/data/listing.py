@@ -1,0 +1,137 @@
+"""Which image files there are: in a folder and all below it, or in a zip or tar archive.
+
+Archives are read in place.
+"""
+
+import os
+import pathlib
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from absl import logging
+
+from iddpm_jax.data.images import EXTENSIONS
+
+MAX_FILE_SIZE = 2**28  # Bytes of one image file.
+
+
+class Listing(NamedTuple):
+    """Image files, in the order of the reference.
+
+    names: paths relative to the folder or archive, with forward slashes.
+    read: a name to the file's bytes; safe to call from several threads; OSError or ValueError
+      where it cannot.
+    """
+
+    names: tuple[str, ...]
+    read: Callable[[str], bytes]
+
+
+def list_images(path: pathlib.Path) -> Listing:
+    """Lists a folder or an archive.
+
+    Raises:
+      ValueError: there is no such thing, it cannot be read, or there are no images in it.
+    """
+    try:
+        if path.is_dir():
+            listing = _folder(path)
+        elif not path.exists():
+            raise ValueError(f"data.dir={str(path)!r} does not exist")
+        elif zipfile.is_zipfile(path):
+            listing = _zip(path)
+        elif tarfile.is_tarfile(path):
+            listing = _tar(path)
+        else:
+            raise ValueError(f"data.dir={str(path)!r} is neither a folder nor a zip or tar archive")
+    except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise ValueError(f"data.dir={str(path)!r} cannot be read: {error}") from error
+    if not listing.names:
+        raise ValueError(
+            f"data.dir={str(path)!r} has no images; looked for .{', .'.join(EXTENSIONS)} in it "
+            "and all folders below"
+        )
+    return listing
+
+
+def _is_image(name: str) -> bool:
+    stem, dot, extension = name.rpartition(".")
+    return bool(dot) and extension.lower() in EXTENSIONS and not stem.startswith("._")
+
+
+def _folder(root: pathlib.Path) -> Listing:
+    names: list[str] = []
+
+    def walk(folder: pathlib.Path, prefix: str, parents: frozenset[str]) -> None:
+        real = os.path.realpath(folder)
+        if real in parents:
+            logging.warning("%s is a symbolic link to a folder above it; left out", folder)
+            return
+        for entry in sorted(os.listdir(folder)):
+            path = folder / entry
+            if _is_image(entry):
+                names.append(prefix + entry)
+            elif path.is_dir():
+                walk(path, f"{prefix}{entry}/", parents | {real})
+
+    walk(root, "", frozenset())
+
+    def read(name: str) -> bytes:
+        path = root / name
+        if not path.is_file():
+            raise ValueError("it is no file")
+        _check_size(path.stat().st_size)
+        return path.read_bytes()
+
+    return Listing(tuple(names), read)
+
+
+def _zip(path: pathlib.Path) -> Listing:
+    with zipfile.ZipFile(path) as archive:
+        sizes = {info.filename: info.file_size for info in archive.infolist()}
+    local = threading.local()  # A ZipFile has one position, and so one for each thread.
+
+    def read(name: str) -> bytes:
+        if not hasattr(local, "archive"):
+            local.archive = zipfile.ZipFile(path)
+        _check_size(sizes[name])
+        try:
+            return local.archive.read(name)
+        except (RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
+            raise ValueError(str(error)) from error
+
+    return Listing(_sorted_names(sizes), read)
+
+
+def _tar(path: pathlib.Path) -> Listing:
+    try:
+        with tarfile.open(path, "r:") as archive:
+            members = {m.name: (m.offset_data, m.size) for m in archive if m.isreg()}
+    except tarfile.ReadError as error:
+        raise ValueError(
+            f"data.dir={str(path)!r} is a compressed tar archive, which cannot be read in place; "
+            "unpack it, or store it uncompressed"
+        ) from error
+
+    def read(name: str) -> bytes:
+        offset, size = members[name]
+        _check_size(size)
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    return Listing(_sorted_names(members), read)
+
+
+def _sorted_names(names: Sequence[str]) -> tuple[str, ...]:
+    """In the order in which the folder would be walked that the archive was made of."""
+    images = (name for name in names if _is_image(name.rpartition("/")[2]))
+    return tuple(sorted(images, key=lambda name: name.split("/")))
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_FILE_SIZE:
+        raise ValueError(f"{size} bytes are more than {MAX_FILE_SIZE}")

@@ -1,0 +1,115 @@
+"""Prepared TFDS datasets, read without TensorFlow.
+
+Axis letters: N images, B batch, H W C image.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from tqdm import tqdm
+
+from iddpm_jax.data.images import fit_array
+from iddpm_jax.data.options import DataOptions
+from iddpm_jax.data.sources import InMemorySource, Source
+from iddpm_jax.data.splits import parse_split
+
+FILE_FORMAT = "array_record"
+_SHOW_BAR_FROM = 1000
+
+
+def load_builder(name: str, directory: str):
+    """The builder of a TFDS dataset; ValueError if there is none of that name."""
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name, data_dir=directory or None, file_format=FILE_FORMAT)
+    except Exception as error:  # TFDS raises many kinds.
+        raise ValueError(
+            f"data.name='tfds:{name}' cannot be opened: {_first_line(error)}"
+        ) from error
+
+
+def tfds_source(options: DataOptions) -> Source:
+    """Opens a split of a dataset that has been prepared.
+
+    Raises:
+      ValueError: it is unknown or not prepared, has no such split, or no images.
+    """
+    name = options.name.removeprefix("tfds:")
+    builder = load_builder(name, options.dir)
+    if not builder.is_prepared():
+        where = f" --data_dir={options.dir}" if options.dir else ""
+        raise ValueError(
+            f"data.name={options.name!r} is not prepared: "
+            f"python -m iddpm_jax.prepare_data {name}{where}"
+        )
+    base, _, _ = parse_split(options.split)
+    splits = sorted(builder.info.splits)
+    if base not in splits:
+        raise ValueError(f"data.split={options.split!r}: {name} has {', '.join(splits)}")
+    features = builder.info.features
+    if "image" not in features:
+        raise ValueError(f"data.name={options.name!r} has no images, but {', '.join(features)}")
+    if options.labels == "none" or "label" not in features:
+        class_names: tuple[str, ...] = ()
+    else:
+        class_names = tuple(features["label"].names)
+    shape = features["image"].shape
+    if None not in shape:
+        wanted = (options.image_size, options.image_size, options.channels)
+        if tuple(shape) != wanted:
+            raise ValueError(
+                f"data.name={options.name!r} has images of (height, width, channels) {shape}, but "
+                f"the model takes {wanted}: model.image_size and model.in_channels say so"
+            )
+    source = TfdsSource(builder.as_data_source(split=options.split), class_names, options)
+    if len(source) * source.image_bytes > options.cache_mb * 2**20:
+        return source
+    return source.decoded()
+
+
+class TfdsSource:
+    """Random access to the records of a TFDS data source."""
+
+    def __init__(self, records, class_names: tuple[str, ...], options: DataOptions):
+        self._records = records
+        self.class_names = class_names
+        self.image_shape = (options.image_size, options.image_size, options.channels)
+
+    @property
+    def image_bytes(self) -> int:
+        return int(np.prod(self.image_shape))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        record = self._records[int(index)]
+        size, _, channels = self.image_shape
+        label = record["label"] if self.class_names else 0
+        return {"image": fit_array(record["image"], size, channels), "label": np.int32(label)}
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        items = [self[index] for index in indices]
+        return {key: np.stack([item[key] for item in items]) for key in ("image", "label")}
+
+    def decoded(self) -> InMemorySource:
+        """All images in memory."""
+        images = np.empty((len(self), *self.image_shape), np.uint8)
+        labels = np.zeros(len(self), np.int32)
+
+        def fill(index: int) -> None:
+            item = self[index]
+            images[index], labels[index] = item["image"], item["label"]
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            done = pool.map(fill, range(len(self)))
+            quiet = len(self) < _SHOW_BAR_FROM
+            for _ in tqdm(done, "decoding images", len(self), disable=quiet, mininterval=1.0):
+                pass
+        return InMemorySource(images, labels, self.class_names)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,58 @@
+"""One pass over images in batches of one size, each image exactly once.
+
+Axis letters: B batch, H W C image.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+Load = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+
+
+class ImageBatch(NamedTuple):
+    """A batch; rows from `count` on only fill it up, so that nothing compiles twice.
+
+    indices: int `[B]`, the images' numbers in their source.
+    images: float32 `[B, H, W, C]` in [-1, 1].
+    labels: int32 `[B]`.
+    count: rows that count.
+    """
+
+    indices: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray
+    count: int
+
+    @property
+    def weights(self) -> np.ndarray:
+        """float32 `[B]`: 1, and 0 for rows that do not count."""
+        return (np.arange(len(self.indices)) < self.count).astype(np.float32)
+
+
+def spread_indices(total: int, wanted: int) -> np.ndarray:
+    """`wanted` of `total` images, spread evenly over all of them; 0 takes all.
+
+    Raises:
+      ValueError: there are not as many.
+    """
+    if not 0 <= wanted <= total:
+        raise ValueError(f"num_samples={wanted}, but there are {total} images; 0 takes all")
+    return np.arange(wanted or total) * total // (wanted or total)
+
+
+def image_batches(
+    load: Load, indices: np.ndarray, batch_size: int, first_batch: int = 0
+) -> Iterator[ImageBatch]:
+    """Yields batches of the images `indices`, from batch number `first_batch` on.
+
+    Args:
+      load: indices to a dict of `image` uint8 `[B, H, W, C]` and `label` `[B]`.
+    """
+    for start in range(first_batch * batch_size, len(indices), batch_size):
+        part = indices[start : start + batch_size]
+        filled = np.append(part, np.repeat(part[-1:], batch_size - len(part)))
+        batch = load(filled)
+        images = batch["image"].astype(np.float32) / 127.5 - 1.0
+        yield ImageBatch(filled, images, batch["label"].astype(np.int32), len(part))

@@ -1,0 +1,144 @@
+"""The likelihood of images under a trained model: the variational bound in bits per dimension.
+
+    python -m iddpm_jax.nll --workdir=runs/digits --split=test
+
+Every image of the split counts exactly once. A run that was stopped continues when it is
+started again.
+"""
+
+import json
+import pathlib
+import re
+import sys
+
+from absl import app, flags, logging
+
+from iddpm_jax import compilation_cache, trained
+from iddpm_jax.diffusion import VarType
+from iddpm_jax.evaluation.bound import BoundSummary, make_bound, summarise
+from iddpm_jax.evaluation.files import npz_bytes, write_atomically
+from iddpm_jax.evaluation.generation import batch_size_for
+from iddpm_jax.evaluation.image_batches import image_batches, spread_indices
+from iddpm_jax.evaluation.plots import save_terms_plot
+from iddpm_jax.evaluation.shards import Shards, claim
+from iddpm_jax.progress_bar import progress_bar
+from iddpm_jax.training import sharding
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of the trained model.")
+_SPLIT = flags.DEFINE_string("split", "test", "Which part of the data, such as test or train.")
+_NUM = flags.DEFINE_integer(
+    "num_samples", 0, "Number of images, spread over the split; 0: all.", lower_bound=0
+)
+_RESPACING = flags.DEFINE_string(
+    "respacing", "", "Timesteps of the process: 250, ddim50, exact30, dp25. Empty: all."
+)
+_BATCH = flags.DEFINE_integer("batch_size", 64, "Images at a time.", lower_bound=1)
+_EMA = flags.DEFINE_string("ema", "", "Rate of the averaged parameters, or none; default: first.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.")
+_CLIP = flags.DEFINE_bool("clip_denoised", True, "Clip the predicted x_0 to [-1, 1].")
+_OUT = flags.DEFINE_string("out", None, "Directory to write; default: inside the work directory.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        sys.exit(f"error: {argv[1]!r} is not a flag; see python -m iddpm_jax.nll --help")
+    try:
+        _evaluate()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+def _evaluate() -> None:
+    model = trained.load(_WORKDIR.value, _EMA.value)
+    d, source = model.build_diffusion(_RESPACING.value), model.open_source(_SPLIT.value)
+    mesh = sharding.make_mesh()
+    indices = spread_indices(len(source), _NUM.value)
+    size = batch_size_for(len(indices), _BATCH.value, mesh)
+    settings = _settings(model, len(indices), size)
+    out = pathlib.Path(_OUT.value or _default_out(settings)).absolute()
+    compilation_cache.enable(pathlib.Path(_WORKDIR.value).absolute().parent)
+    claim(out, settings, "settings.json")
+    if not d.var_type.is_learned:
+        _tell_variance(d.var_type)
+    if not (out / "nll.json").exists():
+        bound = make_bound(
+            d, model.model, model.params, mesh, seed=_SEED.value, clip_denoised=_CLIP.value
+        )
+        shards = Shards(out / "shards")
+        first = shards.count()
+        if first:
+            print(f"continuing after {first} finished batches of {size}")
+        with progress_bar(len(indices), min(first * size, len(indices)), "images") as bar:
+            for number, batch in enumerate(
+                image_batches(source.batch, indices, size, first), start=first
+            ):
+                shards.write(number, bound(batch))
+                bar.update(batch.count)
+        _finish(out, settings, summarise(shards.read()))
+        shards.remove()
+    _report(out, json.loads((out / "nll.json").read_text(encoding="utf-8")))
+
+
+def _settings(model: trained.TrainedModel, num_images: int, batch_size: int) -> dict:
+    """What an evaluation is: two that agree in this give the same files."""
+    return {
+        "workdir": str(pathlib.Path(_WORKDIR.value).absolute()),
+        "step": model.step,
+        "ema": model.ema,
+        "split": _SPLIT.value,
+        "num_images": num_images,
+        "respacing": _RESPACING.value,
+        "clip_denoised": _CLIP.value,
+        "seed": _SEED.value,
+        "batch_size": batch_size,
+    }
+
+
+def _default_out(settings: dict) -> pathlib.Path:
+    steps = settings["respacing"].replace(",", "-") or "all"
+    split = re.sub(r"\W+", "-", settings["split"]).strip("-")
+    name = f"{split}_{steps}_{settings['num_images']}_seed{settings['seed']}_step{settings['step']}"
+    return pathlib.Path(settings["workdir"]) / "nll" / name
+
+
+def _tell_variance(var_type: VarType) -> None:
+    used = "β̃_t" if var_type is VarType.FIXED_SMALL else "β_t"
+    print(
+        f"the model's variance is fixed at {used}; at t = 0, where β̃ is 0, the decoder's is that "
+        "of the second step, as in the reference. A variance that was not trained for the bound "
+        "costs it most there"
+    )
+
+
+def _finish(out: pathlib.Path, settings: dict, summary: BoundSummary) -> None:
+    """Writes the results; `nll.json` last, which says that all are there."""
+    for name, values in summary.terms.items():
+        write_atomically(out / f"{name}_terms.npz", npz_bytes(values))
+    save_terms_plot(out / "vb_terms.png", {"vb": summary.terms["vb"]})
+    numbers = {key: value for key, value in summary._asdict().items() if key != "terms"}
+    result = {**numbers, "num_timesteps": len(summary.terms["vb"]), **settings}
+    write_atomically(out / "nll.json", (json.dumps(result, indent=2) + "\n").encode())
+
+
+def _report(out: pathlib.Path, result: dict) -> None:
+    print(
+        f"{result['bits_per_dim']:.4f} ± {result['standard_error']:.4f} bits/dim: "
+        f"prior {result['prior_bpd']:.4f} + KL {result['kl_bpd']:.4f} "
+        f"+ decoder {result['decoder_bpd']:.4f}"
+    )
+    print(
+        f"{result['num_images']:,} images of {result['split']!r}, "
+        f"{result['num_timesteps']:,} steps, EMA {result['ema']}, step {result['step']:,}"
+    )
+    print(f"terms over t: {out / 'vb_terms.png'}, and vb, mse and xstart_mse _terms.npz beside it")
+
+
+def run() -> None:
+    """The command line."""
+    logging.set_verbosity(logging.WARNING)
+    flags.mark_flag_as_required("workdir")
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()

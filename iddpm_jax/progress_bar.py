@@ -1,0 +1,18 @@
+"""The progress bar of the commands."""
+
+import sys
+
+from tqdm import tqdm
+
+
+def progress_bar(total: float, done: float, unit: str) -> tqdm:
+    """A bar on a terminal; elsewhere a line now and then."""
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        initial=done,
+        dynamic_ncols=terminal,
+        mininterval=0.5 if terminal else 30.0,
+        unit=f" {unit}",
+        bar_format="{percentage:3.0f}% | {n:.0f}/{total:.0f}{unit} | {rate_fmt} | {remaining} left",
+    )

@@ -1,0 +1,201 @@
+import os
+import pathlib
+import shutil
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from absl import logging as absl_logging
+from PIL import Image
+
+from iddpm_jax.data import DataOptions, load_source
+from iddpm_jax.data.folder import FolderSource, class_names_of, class_of
+from iddpm_jax.data.listing import list_images
+
+
+def _options(folder, **options) -> DataOptions:
+    return DataOptions(
+        **{"name": "folder", "image_size": 32, "channels": 3, "dir": str(folder)} | options
+    )
+
+
+def _write(path: pathlib.Path, value: int = 0, size=(32, 32)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (value, value, value)).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve grey images of three classes, each with its number as its grey."""
+    root = tmp_path / "images"
+    for i in range(12):
+        _write(root / f"dir{i % 2}" / f"{'abc'[i % 3]}_{i:02d}.png", i)
+    return root
+
+
+def _greys(source) -> list[int]:
+    return source.batch(np.arange(len(source)))["image"][:, 0, 0, 0].tolist()
+
+
+@pytest.fixture
+def warned(caplog):
+    """What absl logs as a warning."""
+    caplog.set_level("WARNING", logger="absl")
+    absl_logging.use_absl_handler()
+    logger = absl_logging.get_absl_logger()
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("cache_mb", [0, 2048])
+def test_folder_equals_reference_bit_for_bit(golden, cache_mb):
+    arrays, root = golden.npz("image_folder"), golden.folder / "images"
+    names = tuple(arrays["files"].tolist())
+    assert list_images(root).names == names
+    source = load_source(_options(root, cache_mb=cache_mb, image_size=arrays["images"].shape[-1]))
+    images = source.batch(np.arange(len(source)))["image"]
+    expected = np.moveaxis(arrays["images"], 1, -1)
+    np.testing.assert_array_equal(images.astype(np.float32) / 127.5 - 1, expected)
+    classes = class_names_of(names, "prefix")
+    labels = [classes.index(class_of(name, "prefix")) for name in names]
+    assert labels == arrays["labels"].tolist()
+
+
+def test_archives_are_read_in_place_in_the_order_of_the_folder(golden, tmp_path):
+    root = golden.folder / "images"
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(root.rglob("*"), reverse=True):
+            archive.write(path, path.relative_to(root))
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(root, ".", recursive=True)
+    expected = load_source(_options(root)).images
+    for name in ("a.zip", "a.tar"):
+        for cache_mb in (0, 10):
+            source = load_source(_options(tmp_path / name, cache_mb=cache_mb))
+            images = source.batch(np.arange(len(source)))["image"]
+            np.testing.assert_array_equal(images, expected, err_msg=name)
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        archive.add(root, ".", recursive=True)
+    with pytest.raises(ValueError, match="compressed tar archive"):
+        load_source(_options(tmp_path / "a.tar.gz"))
+
+
+@pytest.mark.parametrize("cache_mb", [0, 10])
+def test_labels_are_sorted_prefixes_or_directories(folder, cache_mb):
+    source = load_source(_options(folder, labels="prefix", cache_mb=cache_mb))
+    assert source.class_names == ("a", "b", "c")
+    batch = source.batch(np.arange(12))
+    assert (batch["label"] == batch["image"][:, 0, 0, 0] % 3).all()
+    source = load_source(_options(folder, labels="directory", cache_mb=cache_mb))
+    assert source.class_names == ("dir0", "dir1")
+    batch = source.batch(np.arange(12))
+    assert (batch["label"] == batch["image"][:, 0, 0, 0] % 2).all()
+    assert load_source(_options(folder)).class_names == ()
+
+
+def test_labels_keep_their_ids_where_a_class_is_gone(folder):
+    for path in folder.rglob("b_*"):
+        path.unlink()
+    source = load_source(_options(folder, labels="prefix", class_names=("a", "b", "c")))
+    assert sorted(set(source.labels.tolist())) == [0, 2]
+    assert source.class_names == ("a", "b", "c")
+    _write(folder / "new_1.png")
+    with pytest.raises(ValueError, match=r"has the classes new, which the run's labels\.json"):
+        load_source(_options(folder, labels="prefix", class_names=("a", "b", "c")))
+
+
+def test_labels_that_are_missing_are_an_error_where_they_are_needed(folder):
+    _write(folder / "nolabel.png")
+    assert len(load_source(_options(folder))) == 13
+    with pytest.raises(ValueError, match=r"'nolabel\.png'.*has no class.*underscore"):
+        load_source(_options(folder, labels="prefix"))
+    with pytest.raises(ValueError, match=r"'nolabel\.png'.*has no class.*folder"):
+        load_source(_options(folder, labels="directory"))
+
+
+def test_splits_of_a_folder_are_stable_and_complete(folder):
+    for i in range(12, 200):
+        _write(folder / f"a_{i}.png", i)
+    options = {"test_percent": 20.0}
+    train, test = (load_source(_options(folder, split=s, **options)) for s in ("train", "test"))
+    assert sorted(_greys(train) + _greys(test)) == list(range(200))
+    assert 20 < len(test) < 60
+    before = _greys(test)
+    for path in list(folder.glob("a_1*.png")):
+        path.unlink()
+    left = _greys(load_source(_options(folder, split="test", **options)))
+    assert left == [grey for grey in before if not 100 <= grey < 200 and not 12 <= grey < 20]
+    with pytest.raises(ValueError, match=r"data\.test_percent says how much"):
+        load_source(_options(folder, split="test"))
+    with pytest.raises(ValueError, match="a folder has train, test and all"):
+        load_source(_options(folder, split="valid"))
+    assert len(load_source(_options(folder, split="all[:10]", **options))) == 10
+
+
+@pytest.mark.parametrize("cache_mb", [0, 10])
+def test_bad_images_are_named_and_left_out(folder, warned, cache_mb):
+    good = (folder / "dir0" / "a_00.png").read_bytes()
+    (folder / "dir0" / "a_00.png").write_bytes(good[: len(good) // 2])
+    (folder / "dir1" / "b_01.png").write_bytes(b"no image")
+    (folder / "dir1" / "c_05.png").unlink()
+    (folder / "dir1" / "c_05.png").symlink_to("nowhere")
+    greys = _greys(load_source(_options(folder, cache_mb=cache_mb)))
+    assert not {0, 1, 5} & set(greys)
+    assert set(greys) == set(range(12)) - {0, 1, 5}
+    assert len(greys) == (9 if cache_mb else 12)  # Undecoded, another one stands in.
+    for name in ("dir0/a_00.png", "dir1/b_01.png", "dir1/c_05.png"):
+        assert name in warned.text
+    if cache_mb:
+        assert "3 of 12 images" in warned.text
+    with pytest.raises(ValueError, match=r"'dir0/a_00\.png' cannot be used"):
+        _greys(load_source(_options(folder, cache_mb=cache_mb, on_bad_image="error")))
+
+
+def test_folders_without_a_usable_image_are_an_error(tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        load_source(_options(tmp_path / "absent"))
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(ValueError, match=r"has no images; looked for \.jpg"):
+        load_source(_options(tmp_path))
+    with pytest.raises(ValueError, match="neither a folder nor a zip or tar archive"):
+        load_source(_options(tmp_path / "notes.txt"))
+    (tmp_path / "a_1.png").write_bytes(b"no image")
+    for cache_mb in (0, 10):
+        with pytest.raises(ValueError, match="none of the 1 images"):
+            _greys(load_source(_options(tmp_path, cache_mb=cache_mb)))
+
+
+def test_links_that_go_round_in_circles_are_left_out(folder, warned):
+    (folder / "dir0" / "loop").symlink_to(folder)
+    assert len(list_images(folder).names) == 12
+    assert "symbolic link to a folder above it" in warned.text
+    elsewhere = shutil.copytree(folder / "dir1", folder.parent / "elsewhere")
+    (folder / "linked").symlink_to(elsewhere)
+    assert len(list_images(folder).names) == 18
+
+
+def test_names_may_be_of_any_script(tmp_path):
+    for name in ("größe_1.png", "犬_2.png", "sp ace_3.png"):
+        _write(tmp_path / name)
+    os.rename(os.fsencode(tmp_path / "sp ace_3.png"), os.fsencode(tmp_path) + b"/\xff_3.png")
+    source = load_source(_options(tmp_path, labels="prefix", test_percent=50.0, split="all"))
+    assert len(source) == 3
+    assert "犬" in source.class_names
+
+
+def test_files_that_cannot_be_read_are_bad_images(folder, warned, monkeypatch):
+    listing = list_images(folder)
+
+    def read(name):
+        if name.endswith("a_00.png"):
+            raise PermissionError(13, "Permission denied", name)
+        return listing.read(name)
+
+    source = FolderSource(
+        listing._replace(read=read), listing.names, np.zeros(12, np.int32), (), _options(folder)
+    )
+    assert len(source.decoded()) == 11
+    assert "Permission denied" in warned.text

@@ -1,0 +1,83 @@
+import jax
+import numpy as np
+import pytest
+
+from iddpm_jax import diffusion as dm
+from iddpm_jax.evaluation.bound import make_bound, summarise
+from iddpm_jax.evaluation.image_batches import image_batches
+from tests import tiny
+
+COUNT = 11
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """Process, network, parameters and a loader of eleven images."""
+    run = tiny.training()
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (COUNT, 8, 8, 1), dtype=np.uint8)
+    labels = random.integers(0, 10, COUNT)
+    params = tiny.random_params(run.model, 0.05, seed=1)
+
+    def load(indices):
+        return {"image": images[indices], "label": labels[indices]}
+
+    return run.diffusion, run.model, params, load
+
+
+def _summary(parts, devices, size):
+    d, model, params, load = parts
+    bound = make_bound(d, model, params, tiny.mesh(devices), seed=3)
+    return summarise(map(bound, image_batches(load, np.arange(COUNT), size)))
+
+
+@pytest.fixture(scope="module")
+def whole(parts):
+    return _summary(parts, 1, COUNT)
+
+
+@pytest.mark.parametrize(("devices", "size"), [(1, 4), (8, 8)])
+def test_bound_does_not_depend_on_batches_or_devices(parts, whole, devices, size):
+    summary = _summary(parts, devices, size)
+    assert summary.num_images == COUNT
+    for a, b in zip(summary, whole, strict=True):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), a, b)
+
+
+def test_bound_is_the_mean_of_the_loop_over_images(parts, whole):
+    d, model, params, load = parts
+    batch = next(image_batches(load, np.arange(COUNT), COUNT))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(3), batch.indices)
+    terms = dm.bpd_loop(
+        d, lambda x, t: model.apply({"params": params}, x, t, y=batch.labels), batch.images, keys
+    )
+    total = np.asarray(terms["total_bpd"], np.float64)
+    np.testing.assert_allclose(whole.bits_per_dim, total.mean(), rtol=1e-5)
+    np.testing.assert_allclose(whole.standard_error, total.std(ddof=1) / COUNT**0.5, rtol=1e-4)
+    np.testing.assert_allclose(whole.decoder_bpd, terms["vb"][:, -1].mean(), rtol=1e-5)
+    parts_sum = whole.prior_bpd + whole.kl_bpd + whole.decoder_bpd
+    np.testing.assert_allclose(parts_sum, whole.bits_per_dim, rtol=1e-12)
+    for name, values in whole.terms.items():
+        np.testing.assert_allclose(values, terms[name].mean(axis=0), rtol=1e-4, err_msg=name)
+
+
+def test_bound_compiles_once_for_all_batches(parts):
+    d, model, params, load = parts
+    traced = []
+
+    class Network:
+        num_classes = model.num_classes
+
+        @staticmethod
+        def apply(variables, x, timesteps, y):
+            traced.append(1)  # Runs when traced only.
+            return model.apply(variables, x, timesteps, y=y)
+
+    bound = make_bound(d, Network(), params, tiny.mesh(1), seed=3)
+    batches = list(image_batches(load, np.arange(COUNT), 4))
+    bound(batches[0])
+    before = len(traced)
+    assert before
+    for batch in batches[1:]:
+        bound(batch)
+    assert len(traced) == before
