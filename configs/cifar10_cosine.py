@@ -5,7 +5,7 @@ cosine": 3.17 bits/dim, FID 3.19 after 500 K iterations at T = 4000). 52.5 M par
 
     python main.py --config=configs/cifar10_cosine.py --workdir=runs/cifar10_cosine
 
-Hardware: an accelerator. Measured: nothing yet; the CIFAR-10 source is still to come.
+Hardware: an accelerator. Measured: nothing yet, it needs more than was at hand.
 """
 
 from configs import default

@@ -5,7 +5,7 @@ cosine": 2.94 bits/dim, FID 11.47 after 500 K iterations at T = 4000). 52.5 M pa
 
     python main.py --config=configs/cifar10_vlb.py --workdir=runs/cifar10_vlb
 
-Hardware: an accelerator. Measured: nothing yet; the CIFAR-10 source is still to come. The
+Hardware: an accelerator. Measured: nothing yet, it needs more than was at hand. The
 published weights are imported with `python -m iddpm_jax.import_torch`.
 """
 

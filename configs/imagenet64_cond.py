@@ -7,7 +7,7 @@ the vb term unscaled. 273 M parameters.
     python main.py --config=configs/imagenet64_cond.py --workdir=runs/imagenet64_cond
 
 Hardware: accelerators; `--config.train.microbatch` where memory does not hold the batch. Measured:
-nothing yet; the source of its images is still to come. The published weights are imported with
+nothing yet; it needs more than was at hand. The published weights are imported with
 `python -m iddpm_jax.import_torch`.
 """
 

@@ -5,7 +5,7 @@ bits/dim, FID 19.2 after 1.5 M iterations at T = 4000). 121 M parameters.
 
     python main.py --config=configs/imagenet64_uncond.py --workdir=runs/imagenet64_uncond
 
-Hardware: accelerators. Measured: nothing yet; the source of its images is still to come. The
+Hardware: accelerators. Measured: nothing yet; it needs more than was at hand. The
 published weights are imported with `python -m iddpm_jax.import_torch`.
 """
 

@@ -6,7 +6,7 @@ attention head, additive conditioning, timesteps and vb term unscaled. 114 M par
     python main.py --config=configs/lsun_bedroom_bs128.py --workdir=runs/lsun_bs128 \\
         --config.data.dir=FOLDER_OF_IMAGES
 
-Hardware: accelerators. Measured: nothing yet; the source of its images is still to come. The
+Hardware: accelerators. Measured: nothing yet; it needs more than was at hand. The
 published weights are imported with `python -m iddpm_jax.import_torch`.
 """
 

@@ -6,7 +6,7 @@ batch size is that of the file's name; the flags published beside it say 128. 11
     python main.py --config=configs/lsun_bedroom_bs64.py --workdir=runs/lsun_bs64 \\
         --config.data.dir=FOLDER_OF_IMAGES
 
-Hardware: accelerators. Measured: nothing yet; the source of its images is still to come. The
+Hardware: accelerators. Measured: nothing yet; it needs more than was at hand. The
 published weights are imported with `python -m iddpm_jax.import_torch`.
 """
 

@@ -113,7 +113,9 @@ def test_cifar10_recipe_is_the_published_network_and_says_what_is_missing():
     assert model.attention_resolutions == (2, 4)
     d = factory.build_diffusion(config)
     assert (d.num_timesteps, d.loss_type, d.var_type) == (4000, "rescaled_mse", "learned_range")
-    with pytest.raises(ValueError, match=r"is not prepared: python -m iddpm_jax\.prepare_data cifar10"):
+    with pytest.raises(
+        ValueError, match=r"is not prepared: python -m iddpm_jax\.prepare_data cifar10"
+    ):
         factory.build_source(config)
 
 

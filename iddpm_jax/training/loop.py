@@ -21,6 +21,7 @@ from iddpm_jax.training import metrics as mt
 from iddpm_jax.training import sharding
 from iddpm_jax.training.checkpoints import Checkpoints, abstract_on
 from iddpm_jax.training.interrupt import StopRequest
+from iddpm_jax.training.prefetch import DeviceBatches
 from iddpm_jax.training.progress import Progress
 from iddpm_jax.training.state import TrainState
 from iddpm_jax.training.step import initial_metrics, make_init, make_train_step
@@ -115,17 +116,19 @@ def _run_steps(run, workdir, state, checkpoints, writer, progress, stop) -> Trai
         max_nonfinite_steps=run.max_nonfinite_steps,
     )
 
+    names = ("image", "label") if run.model.num_classes else ("image",)
+    batches = DeviceBatches(run.batches, run.mesh, names)
+
     def save(state: TrainState) -> None:
-        checkpoints.save(state, run.batches.get_state(), run.config)
+        checkpoints.save(state, batches.position, run.config)
 
     progress.note(f"compiling the train step; files go to {workdir}")
     for step in range(int(state.step) + 1, run.num_steps + 1):
-        batch = next(run.batches)
-        if not run.model.num_classes:
-            batch = {"image": batch["image"]}
-        state = train_step(state, sharding.shard_batch(run.mesh, batch))
-        progress.advance(step)
+        state = train_step(state, batches.take())
         last = step == run.num_steps
+        if not last:
+            batches.fetch()
+        progress.advance(step)
         # Looking at the counter waits for the device, so it is not done at every step. The step
         # itself applies nothing any more once the limit is reached, so none is missed.
         if step % run.max_nonfinite_steps == 0 or step % run.log_every == 0 or last:

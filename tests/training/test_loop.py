@@ -58,7 +58,8 @@ def test_train_interrupted_between_two_log_lines_ends_in_the_same_bits(whole, tm
         return batch
 
     run = _run()
-    stopped = loop.train(_changed(run, batches=_Batches(run.batches, 3, interrupt)), tmp_path)
+    # The fourth batch is fetched ahead, during step 3.
+    stopped = loop.train(_changed(run, batches=_Batches(run.batches, 4, interrupt)), tmp_path)
     assert int(stopped.step) == 3
     final = loop.train(_run(), tmp_path)
     jax.tree.map(np.testing.assert_array_equal, final, whole[1])

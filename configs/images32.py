@@ -1,0 +1,35 @@
+"""Your own images at 32 × 32: a small network that also trains on a laptop.
+
+The paper's method (cosine schedule, learned sigmas, L_hybrid) with 3.3 M parameters.
+
+    python main.py --config=configs/images32.py --config.data.dir=FOLDER --workdir=runs/mine
+
+FOLDER may have any images in any folders below it, or be a zip or tar archive. With
+`--config.model.num_classes=N` classes are what comes before the first underscore of a file's name,
+or the directory that it is in with `--config.data.labels=directory`.
+
+Hardware: two CPU cores are enough to try it. PLACEHOLDER
+"""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.model.image_size = 32
+    config.model.num_channels = 32
+    config.model.num_res_blocks = 2
+    config.model.channel_mult = (1, 2, 4)
+    config.model.attention_resolutions = (8,)
+    config.diffusion.noise_schedule = "cosine"
+    config.diffusion.learn_sigma = True
+    config.data.name = "folder"
+    config.data.random_flip = True
+    config.train.num_steps = 20_000
+    config.train.batch_size = 16
+    config.train.lr = 3e-4
+    config.train.ema_rate = (0.999,)
+    config.train.checkpoint_every = 500
+    config.train.sample_every = 500
+    config.train.num_samples = 36
+    return config

@@ -1,0 +1,153 @@
+"""From the files that data sets are published as to packed images.
+
+An origin yields its images in a fixed order, from any number on, each decoded by several threads.
+Axis letters: H W C image.
+"""
+
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from absl import logging
+
+from iddpm_jax.data.folder import class_names_of, class_of
+from iddpm_jax.data.images import BadImageError, decode_image, fit_array
+from iddpm_jax.data.listing import list_images
+from iddpm_jax.data.packed import PackedWriter
+
+_AT_ONCE = 256  # Images that are decoded before they are written.
+
+
+class Origin(NamedTuple):
+    """Images to pack.
+
+    count: how many there are; read: number to (uint8 `[H, W, C]`, label), from several threads,
+    BadImageError, OSError or ValueError for one that cannot be used; name: number to what to call
+    it in a warning; class_names: in the order of the labels; empty if unlabelled.
+    """
+
+    count: int
+    read: Callable[[int], tuple[np.ndarray, int]]
+    name: Callable[[int], str]
+    class_names: tuple[str, ...]
+
+
+def folder_origin(
+    source: pathlib.Path, size: int, channels: int, labels: str, exif: bool
+) -> Origin:
+    """A folder or archive, such as ImageNet's with one directory for each class."""
+    listing = list_images(source)
+    classes = () if labels == "none" else class_names_of(listing.names, labels)
+    ids = {name: i for i, name in enumerate(classes)}
+
+    def read(number: int) -> tuple[np.ndarray, int]:
+        name = listing.names[number]
+        image = decode_image(listing.read(name), size, channels, exif=exif)
+        return image, ids[class_of(name, labels)] if classes else 0
+
+    return Origin(len(listing.names), read, lambda number: listing.names[number], classes)
+
+
+def imagenet_npz_origin(source: pathlib.Path, size: int) -> Origin:
+    """Down-sampled ImageNet: npz files with `data` uint8 [N, 3·64·64] and `labels` from 1 on."""
+    files = sorted(source.glob("*.npz")) if source.is_dir() else [source]
+    if not files:
+        raise ValueError(f"--source={source} has no .npz files")
+    parts = [_npz_part(file) for file in files]
+    starts = np.cumsum([0, *(len(labels) for _, labels in parts)])
+
+    def read(number: int) -> tuple[np.ndarray, int]:
+        part = int(np.searchsorted(starts, number, side="right")) - 1
+        data, labels = parts[part]
+        row = number - starts[part]
+        pixels = data[row]
+        side = round((pixels.size / 3) ** 0.5)
+        if pixels.size != 3 * side * side:
+            raise ValueError(f"{pixels.size} values are no square RGB image")
+        image = pixels.reshape(3, side, side).transpose(1, 2, 0)
+        return fit_array(np.ascontiguousarray(image), size, 3), int(labels[row]) - 1
+
+    classes = int(max(labels.max() for _, labels in parts))
+    names = tuple(str(i) for i in range(classes))
+    return Origin(int(starts[-1]), read, lambda number: f"image {number}", names)
+
+
+def _npz_part(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            data, labels = arrays["data"], np.asarray(arrays["labels"]).reshape(-1)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{file} is not a part of down-sampled ImageNet: {error}") from error
+    if data.dtype != np.uint8 or len(data) != len(labels) or labels.min() < 1:
+        raise ValueError(
+            f"{file}: data of {data.dtype} {data.shape} with labels from {labels.min()} are not "
+            "those of down-sampled ImageNet"
+        )
+    return data.reshape(len(data), -1), labels
+
+
+def lsun_origin(source: pathlib.Path, size: int, channels: int) -> Origin:
+    """An LSUN lmdb: one encoded image for each key."""
+    try:
+        import lmdb
+    except ImportError as error:
+        raise ValueError(
+            "reading an lmdb needs the package lmdb: pip install -r requirements-tfds.txt"
+        ) from error
+    try:
+        database = lmdb.open(str(source), readonly=True, lock=False, max_readers=64)
+    except lmdb.Error as error:
+        raise ValueError(f"--source={source} is no lmdb that can be read: {error}") from error
+    with database.begin() as transaction:
+        keys = list(transaction.cursor().iternext(keys=True, values=False))
+
+    def read(number: int) -> tuple[np.ndarray, int]:
+        with database.begin(buffers=True) as transaction:
+            data = bytes(transaction.get(keys[number]))
+        return decode_image(data, size, channels), 0
+
+    return Origin(len(keys), read, lambda number: repr(keys[number]), ())
+
+
+def pack(
+    origin: Origin,
+    writer: PackedWriter,
+    threads: int,
+    on_image: Callable[[], object] = lambda: None,
+) -> tuple[int, int]:
+    """Packs what the writer has not seen yet.
+
+    Returns:
+      How many images the split has, and how many of this call were bad.
+    """
+    bad = 0
+    for number, item in _decoded(origin, writer.seen, threads):
+        if isinstance(item, Exception):
+            logging.warning("%s is left out: %s", origin.name(number), item)
+            writer.add(None, 0)
+            bad += 1
+        else:
+            writer.add(*item)
+        on_image()
+    return writer.finish(origin.class_names), bad
+
+
+def _decoded(origin: Origin, start: int, threads: int) -> Iterator[tuple[int, object]]:
+    def read(number: int):
+        try:
+            return origin.read(number)
+        except (BadImageError, OSError, ValueError) as error:
+            return error
+
+    with ThreadPoolExecutor(threads) as pool:
+        for first in range(start, origin.count, _AT_ONCE):
+            numbers = range(first, min(first + _AT_ONCE, origin.count))
+            yield from zip(numbers, pool.map(read, numbers), strict=True)
+
+
+def describe(kind: str, source: pathlib.Path, options: Sequence[object]) -> dict:
+    """What an origin is, for the record; two that differ here are not mixed."""
+    return json.loads(json.dumps({"kind": kind, "source": str(source), "options": list(options)}))

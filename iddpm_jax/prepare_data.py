@@ -1,0 +1,123 @@
+"""Prepares data sets for training.
+
+    python -m iddpm_jax.prepare_data cifar10
+
+downloads and prepares a TFDS dataset, afterwards data.name="tfds:cifar10". And
+
+    python -m iddpm_jax.prepare_data folder --source=imagenet/train --labels=directory \\
+        --image_size=64 --out=data/imagenet64
+
+packs the images of a folder or archive at one size into data/imagenet64/train, for
+data.name="packed" and data.dir="data/imagenet64"; `imagenet_npz` packs the npz files of
+down-sampled ImageNet, and `lsun` an LSUN lmdb. What was stopped continues.
+"""
+
+import os
+import pathlib
+import socket
+import sys
+
+from absl import app, flags, logging
+
+from iddpm_jax.data import packing
+from iddpm_jax.data.options import LABEL_RULES
+from iddpm_jax.data.packed import PackedWriter
+from iddpm_jax.data.tfds_source import FILE_FORMAT, load_builder
+from iddpm_jax.progress_bar import progress_bar
+
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Data directory of TFDS; default: TFDS's own.")
+_SOURCE = flags.DEFINE_string("source", None, "Folder, archive, npz files or lmdb to pack.")
+_OUT = flags.DEFINE_string("out", None, "Directory of the packed data set.")
+_SPLIT = flags.DEFINE_string("split", "train", "Name of the split that is packed.")
+_SIZE = flags.DEFINE_integer("image_size", 64, "Height and width of the images.", lower_bound=1)
+_CHANNELS = flags.DEFINE_integer("channels", 3, "Channels.", lower_bound=1, upper_bound=4)
+_LABELS = flags.DEFINE_enum("labels", "none", LABEL_RULES, "Classes of a folder's images.")
+_EXIF = flags.DEFINE_bool("exif", True, "Turn images as their EXIF orientation says.")
+_THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Decoding threads.", lower_bound=1)
+
+_PACKED = ("folder", "imagenet_npz", "lsun")
+_HOST = ("storage.googleapis.com", 443)
+_TIMEOUT = 5.0  # Seconds.
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) != 2:
+        sys.exit("error: name one data set, as in: python -m iddpm_jax.prepare_data cifar10")
+    try:
+        if argv[1] in _PACKED:
+            _pack(argv[1])
+        else:
+            _prepare_tfds(argv[1])
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _pack(kind: str) -> None:
+    if not _SOURCE.value or not _OUT.value:
+        raise ValueError(f"{kind} needs --source, what to pack, and --out, where to")
+    source, size, channels = pathlib.Path(_SOURCE.value), _SIZE.value, _CHANNELS.value
+    if not source.exists():
+        raise ValueError(f"--source={source} does not exist")
+    if kind == "folder":
+        origin = packing.folder_origin(source, size, channels, _LABELS.value, _EXIF.value)
+    elif kind == "imagenet_npz":
+        origin = packing.imagenet_npz_origin(source, size)
+    else:
+        origin = packing.lsun_origin(source, size, channels)
+    record = packing.describe(
+        kind, source.absolute(), [size, channels, _LABELS.value, _EXIF.value, origin.count]
+    )
+    folder = pathlib.Path(_OUT.value) / _SPLIT.value
+    writer = PackedWriter(folder, (size, size, channels), record)
+    if writer.seen:
+        print(f"continuing after {writer.seen:,} images")
+    with progress_bar(origin.count, writer.seen, "images") as bar:
+        kept, bad = packing.pack(origin, writer, _THREADS.value, bar.update)
+    print(f"{kept:,} images in {folder}" + (f"; {bad:,} were left out" if bad else ""))
+    print(f'use it: --config.data.name=packed --config.data.dir="{_OUT.value}"')
+
+
+def _prepare_tfds(name: str) -> None:
+    builder = load_builder(name, _DATA_DIR.value)
+    if builder.is_prepared():
+        print(f"{name} is prepared already: {builder.data_path}")
+        return
+    try:
+        import tensorflow  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            "preparing a TFDS dataset needs TensorFlow (reading it does not): "
+            "pip install -r requirements-tfds.txt"
+        ) from error
+    _check_network()
+    try:
+        builder.download_and_prepare(file_format=FILE_FORMAT)
+    except Exception as error:  # TFDS raises many kinds.
+        raise ValueError(
+            f"{name} could not be prepared: {type(error).__name__}: {error}"
+        ) from error
+    print(f"{name} is prepared: {builder.data_path}")
+    print(f"use it: --config.data.name=tfds:{name}")
+
+
+def _check_network() -> None:
+    """TFDS itself tries for minutes before it says that there is no network."""
+    if any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "all_proxy")):
+        return
+    try:
+        socket.create_connection(_HOST, timeout=_TIMEOUT).close()
+    except OSError as error:
+        raise ValueError(
+            f"there is no network: {_HOST[0]} cannot be reached ({error}). Prepare the dataset "
+            "where there is one, and copy its directory or give it as --data_dir"
+        ) from error
+
+
+def run() -> None:
+    """The command line."""
+    logging.set_verbosity(logging.WARNING)
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()

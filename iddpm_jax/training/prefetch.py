@@ -1,0 +1,43 @@
+"""Batches on the devices, one ahead of when it is needed."""
+
+import jax
+from jax.sharding import Mesh
+
+from iddpm_jax.data import BatchIterator
+from iddpm_jax.training import sharding
+
+Batch = dict[str, jax.Array]
+
+
+class DeviceBatches:
+    """Takes batches from an iterator and puts them onto the devices.
+
+    Where `fetch` is called as soon as a step has been dispatched, the next batch travels while
+    the devices compute, and is there when the step ends.
+    """
+
+    def __init__(self, batches: BatchIterator, mesh: Mesh, names: tuple[str, ...]):
+        self._batches, self._mesh, self._names = batches, mesh, names
+        self._position = batches.get_state()
+        self._ahead: tuple[Batch, dict] | None = None
+
+    def fetch(self) -> None:
+        """Gets the next batch ready, unless it is."""
+        if self._ahead is None:
+            batch = next(self._batches)
+            on_devices = sharding.shard_batch(
+                self._mesh, {name: batch[name] for name in self._names}
+            )
+            self._ahead = on_devices, self._batches.get_state()
+
+    def take(self) -> Batch:
+        """The next batch."""
+        self.fetch()
+        batch, self._position = self._ahead
+        self._ahead = None
+        return batch
+
+    @property
+    def position(self) -> dict:
+        """The iterator's state after the batches that were taken; one fetched ahead is not."""
+        return self._position

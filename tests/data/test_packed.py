@@ -1,0 +1,155 @@
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from iddpm_jax.data import DataOptions, load_source, packing
+from iddpm_jax.data.packed import PackedWriter
+from tests.commands import run
+
+
+def _options(out, **options):
+    defaults = {"name": "packed", "image_size": 32, "channels": 3, "dir": str(out)}
+    return DataOptions(**defaults | options)
+
+
+def _prepare(kind, *flags):
+    return run(["-m", "iddpm_jax.prepare_data", kind, *flags])
+
+
+def test_prepare_data_packs_a_folder_to_the_same_pixels(golden, tmp_path):
+    root = golden.folder / "images"
+    flags = [f"--source={root}", f"--out={tmp_path}", "--image_size=32", "--labels=prefix"]
+    result = _prepare("folder", *flags)
+    assert result.returncode == 0, result.stderr
+    assert "7 images in" in result.stdout
+    packed = load_source(_options(tmp_path))
+    folder = load_source(_options(root, name="folder"))
+    np.testing.assert_array_equal(packed.images, folder.images)
+    assert packed.labels.tolist() == golden.npz("image_folder")["labels"].tolist()
+    assert packed.class_names[:2] == ("ant", "bee")
+    assert len(load_source(_options(tmp_path, split="train[:3]"))) == 3
+    again = _prepare("folder", *flags)
+    assert again.returncode == 1
+    assert "is complete already" in again.stderr
+
+
+class _Origin:
+    """Twenty grey images, one of which is bad, that count how often they are read."""
+
+    def __init__(self):
+        self.read_numbers = []
+
+    def make(self) -> packing.Origin:
+        def read(number):
+            self.read_numbers.append(number)
+            if number == 7:
+                raise ValueError("it is bad")
+            return np.full((4, 4, 1), number, np.uint8), number % 3
+
+        return packing.Origin(20, read, str, ("a", "b", "c"))
+
+
+def test_pack_continues_after_a_crash_to_the_same_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr("iddpm_jax.data.packed._SAVE_EVERY", 5)
+    monkeypatch.setattr(packing, "_AT_ONCE", 4)
+    shape, record = (4, 4, 1), {"kind": "test"}
+    whole, bad = packing.pack(_Origin().make(), PackedWriter(tmp_path / "w", shape, record), 2)
+    assert (whole, bad) == (19, 1)
+
+    class CrashError(Exception):
+        pass
+
+    def crash_at(number):
+        def on_image(seen=[0]):  # noqa: B006
+            seen[0] += 1
+            if seen[0] == number:
+                raise CrashError
+
+        return on_image
+
+    for number in (13, 6):
+        writer = PackedWriter(tmp_path / "c", shape, record)
+        with pytest.raises(CrashError):
+            packing.pack(_Origin().make(), writer, 2, crash_at(number))
+        writer._images.close()
+        writer._labels.close()
+    with pytest.raises(ValueError, match="was begun from"):
+        PackedWriter(tmp_path / "c", shape, {"kind": "other"})
+    last = _Origin()
+    packing.pack(last.make(), PackedWriter(tmp_path / "c", shape, record), 2)
+    assert min(last.read_numbers) >= 10
+    for name in ("images.bin", "labels.bin", "info.json"):
+        assert (tmp_path / "c" / name).read_bytes() == (tmp_path / "w" / name).read_bytes()
+    assert not (tmp_path / "c" / "progress.json").exists()
+    source = load_source(_options(tmp_path, split="c", image_size=4, channels=1))
+    assert source.images[:, 0, 0, 0].tolist() == [i for i in range(20) if i != 7]
+
+
+def test_imagenet_npz_is_planar_and_counts_labels_from_one(tmp_path):
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    labels = np.array([1, 3, 2, 3, 1])
+    planar = images.transpose(0, 3, 1, 2).reshape(5, -1)
+    np.savez(tmp_path / "train_data_batch_1.npz", data=planar[:2], labels=labels[:2])
+    np.savez(tmp_path / "train_data_batch_2.npz", data=planar[2:], labels=labels[2:])
+    origin = packing.imagenet_npz_origin(tmp_path, 8)
+    assert origin.count == 5
+    assert origin.class_names == ("0", "1", "2")
+    for number in range(5):
+        image, label = origin.read(number)
+        np.testing.assert_array_equal(image, images[number])
+        assert label == labels[number] - 1
+    np.savez(tmp_path / "train_data_batch_3.npz", data=planar.astype(np.int32), labels=labels)
+    with pytest.raises(ValueError, match="are not those of down-sampled ImageNet"):
+        packing.imagenet_npz_origin(tmp_path, 8)
+
+
+def test_lsun_is_read_from_its_lmdb(tmp_path):
+    lmdb = pytest.importorskip("lmdb", reason="requirements-tfds.txt is not installed")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 20, 3), dtype=np.uint8)
+    with lmdb.open(str(tmp_path / "lsun")) as database, database.begin(write=True) as transaction:
+        for i, image in enumerate(pixels):
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, "WEBP", lossless=True)
+            transaction.put(f"key{i}".encode(), buffer.getvalue())
+    origin = packing.lsun_origin(tmp_path / "lsun", 16, 3)
+    assert origin.count == 3
+    for number in range(3):
+        np.testing.assert_array_equal(origin.read(number)[0], pixels[number][:, 2:18])
+
+
+def test_packed_source_refuses_files_that_do_not_fit(tmp_path):
+    with pytest.raises(ValueError, match="has no packed split 'train'"):
+        load_source(_options(tmp_path))
+    writer = PackedWriter(tmp_path / "train", (4, 4, 1), {})
+    for i in range(3):
+        writer.add(np.full((4, 4, 1), i, np.uint8), i)
+    writer.finish(("a", "b", "c"))
+    options = _options(tmp_path, image_size=4, channels=1)
+    assert len(load_source(options)) == 3
+    info = json.loads((tmp_path / "train" / "info.json").read_text())
+    (tmp_path / "train" / "info.json").write_text(json.dumps({**info, "count": 2}))
+    with pytest.raises(ValueError, match="do not have as many images"):
+        load_source(options)
+    (tmp_path / "train" / "info.json").write_text(json.dumps({**info, "format_version": 9}))
+    with pytest.raises(ValueError, match="format version 9"):
+        load_source(options)
+
+
+def test_prepare_data_refuses_in_one_line(tmp_path):
+    wrong = {
+        "needs --source": ["folder"],
+        "does not exist": ["folder", f"--source={tmp_path / 'absent'}", f"--out={tmp_path}"],
+        "has no images": ["folder", f"--source={tmp_path}", f"--out={tmp_path / 'out'}"],
+        "'tfds:no_such_set' cannot be opened": ["no_such_set"],
+        "name one data set": ["a", "b"],
+    }
+    for message, arguments in wrong.items():
+        result = run(["-m", "iddpm_jax.prepare_data", *arguments])
+        assert result.returncode == 1, message
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
