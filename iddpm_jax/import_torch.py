@@ -26,7 +26,7 @@ from iddpm_jax.command_line import parse_flags, reason
 from iddpm_jax.published import PUBLISHED
 from iddpm_jax.torch_config import config_for
 from iddpm_jax.torch_files import read_state_dict
-from iddpm_jax.training.checkpoints import save_host_state
+from iddpm_jax.training.host_checkpoints import save_host_state
 from iddpm_jax.training.workdir import lock, open_workdir, write_json
 
 _CHECKPOINT = flags.DEFINE_string(

@@ -122,12 +122,8 @@ def to_state(run: TorchRun, config, model: models.UNet, step: int) -> TrainState
     )
 
 
-def restore(workdir: pathlib.Path, config, model: models.UNet) -> TrainState:
-    """The newest state of a work directory, without what its data needs.
-
-    Raises:
-      ValueError: there is no complete checkpoint, or it cannot be read.
-    """
+def abstract_state(config, model: models.UNet) -> TrainState:
+    """Shapes, dtypes and places of the state of training, without what its data needs."""
     mesh = sharding.make_mesh()
     init = make_init(
         factory.build_diffusion(config),
@@ -136,13 +132,19 @@ def restore(workdir: pathlib.Path, config, model: models.UNet) -> TrainState:
         factory.build_timestep_sampler(config),
         mesh,
     )
+    return abstract_on(jax.eval_shape(init, jax.random.key(0)), sharding.replicated(mesh))
+
+
+def restore(workdir: pathlib.Path, config, model: models.UNet) -> TrainState:
+    """The newest sound state of a work directory.
+
+    Raises:
+      ValueError: there is no complete checkpoint, or none is sound.
+    """
     if not (workdir / "checkpoints").is_dir():
         raise CheckpointError(f"{workdir} has no complete checkpoint; train first")
     with contextlib.closing(Checkpoints(workdir, keep=1, read_only=True)) as checkpoints:
-        if not checkpoints.steps():
-            raise CheckpointError(f"{workdir} has no complete checkpoint; train first")
-        abstract = abstract_on(jax.eval_shape(init, jax.random.key(0)), sharding.replicated(mesh))
-        state, _ = checkpoints.restore(checkpoints.steps()[-1], abstract)
+        state, _ = checkpoints.restore_newest(abstract_state(config, model), set_aside=False)
     return state
 
 

@@ -6,20 +6,29 @@ checkpoints/<step>/opt                the optimiser's moments and counts
 checkpoints/<step>/timestep_sampler   where the sampler has a state
 checkpoints/<step>/counters           running averages and counters of skipped steps
 checkpoints/<step>/data               the data iterator's position
-checkpoints/<step>/meta               format version, step and configuration
+checkpoints/<step>/meta               format version, step, configuration and checksums
+
+The checksums are written in the same atomic move as what they are of, and verified on restore.
 """
 
+import gc
+import logging as python_logging
 import pathlib
+import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 import orbax.checkpoint as ocp
+from absl import logging
 
+from iddpm_jax.training import checksums
 from iddpm_jax.training.state import TrainState
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_WITHOUT_CHECKSUMS = 1  # The version before, which is read as it is.
 _ARRAY_ITEMS = ("params", "ema", "opt", "timestep_sampler", "counters")
 _JSON_ITEMS = ("data", "meta")
 
@@ -55,8 +64,9 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        items = {name: ocp.args.StandardSave(tree) for name, tree in split(state).items() if tree}
-        items |= _json_items(step, data_state, config)
+        trees = {name: tree for name, tree in split(state).items() if tree}
+        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        items |= json_items(step, trees, data_state, config)
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def restore(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict]:
@@ -66,26 +76,67 @@ class Checkpoints:
           abstract_state: shapes, dtypes and shardings, as from `jax.eval_shape`.
 
         Raises:
-          CheckpointError: the checkpoint cannot be read, or is of another format version.
+          CheckpointError: the checkpoint cannot be read, is of another format version, or is
+            not what was saved.
         """
         abstract = {name: tree for name, tree in split(abstract_state).items() if tree}
         items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
         items |= {name: ocp.args.JsonRestore() for name in _JSON_ITEMS}
-        try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-        except Exception as error:  # Orbax raises many kinds for damaged files.
+        where = self.directory / str(step)
+        restored = _attempt(
+            where, lambda: self._manager.restore(step, args=ocp.args.Composite(**items))
+        )
+        meta, data_state = restored["meta"], restored["data"]
+        version = meta.get("format_version")
+        if version not in (FORMAT_VERSION, _WITHOUT_CHECKSUMS):
             raise CheckpointError(
-                f"the checkpoint {self.directory / str(step)} cannot be read "
-                f"({type(error).__name__}: {error}); delete that folder to continue from an "
-                "earlier one"
-            ) from error
-        version = restored["meta"]["format_version"]
-        if version != FORMAT_VERSION:
-            raise CheckpointError(
-                f"the checkpoint {self.directory / str(step)} has format version {version}, "
-                f"this program reads version {FORMAT_VERSION}"
+                f"the checkpoint {where} has format version {version}, this program reads up to "
+                f"version {FORMAT_VERSION}"
             )
-        return join(abstract_state, restored), restored["data"]
+        state = join(abstract_state, restored)
+        if version == FORMAT_VERSION:
+            if meta.get("digest") != _meta_digest(meta, data_state):
+                raise CheckpointError(f"the checkpoint {where} is damaged: its meta or data item")
+            for name, tree in split(state).items():
+                if tree:
+                    _verify(where, name, tree, meta["checksums"])
+        return state, data_state
+
+    def restore_newest(
+        self, abstract_state: TrainState, *, set_aside: bool = True
+    ) -> tuple[TrainState, dict]:
+        """Loads the newest checkpoint that is sound, with a warning for every one that is not.
+
+        Unless the directory is only read, those are moved to `damaged/` beside the checkpoints,
+        so that nothing is lost and their steps can be saved again.
+
+        Raises:
+          CheckpointError: none is sound; of the newest one.
+        """
+        first_error = None
+        for step in reversed(self.steps()):
+            try:
+                found = self.restore(step, abstract_state)
+            except CheckpointError as error:
+                first_error = first_error or error
+                logging.warning("%s", error)
+                continue
+            if set_aside:
+                self._set_aside_after(step)
+            return found
+        raise first_error or CheckpointError(f"{self.directory} has no complete checkpoint")
+
+    def _set_aside_after(self, step: int) -> None:
+        damaged = [newer for newer in self.steps() if newer > step]
+        if not damaged or jax.process_index():
+            return
+        folder = self.directory.with_name("damaged")
+        folder.mkdir(exist_ok=True)
+        for newer in damaged:
+            target = folder / f"{newer}_{time.time_ns()}"
+            (self.directory / str(newer)).rename(target)
+            logging.warning("moved to %s; continuing from step %d", target, step)
+        self._manager.reload()
 
     def close(self) -> None:
         """Waits until everything is written."""
@@ -93,63 +144,61 @@ class Checkpoints:
         self._manager.close()
 
 
-def _json_items(step: int, data_state: dict, config: dict) -> dict[str, ocp.args.JsonSave]:
-    meta = {"format_version": FORMAT_VERSION, "step": step, "config": config}
+def json_items(
+    step: int, trees: dict[str, Any], data_state: dict, config: dict
+) -> dict[str, ocp.args.JsonSave]:
+    """The items of a checkpoint that are JSON: where the data is, and what proves the rest."""
+    meta = {
+        "format_version": FORMAT_VERSION,
+        "step": step,
+        "config": config,
+        "checksums": {name: checksums.of_tree(tree) for name, tree in trees.items()},
+    }
+    meta["digest"] = _meta_digest(meta, data_state)
     return {"data": ocp.args.JsonSave(data_state), "meta": ocp.args.JsonSave(meta)}
 
 
-class _InPortions(ocp.type_handlers.NumpyHandler):
-    """Writes a few arrays at a time, without a copy of all of them.
-
-    Orbax copies every array first, because training goes on while it writes. For arrays that
-    are views of a file that would be the whole file in memory, twice.
-    """
-
-    _PORTION = 2**26  # Bytes.
-
-    def __init__(self):
-        super().__init__(deepcopy_host_arrays=False)
-
-    async def serialize(self, values, infos, args=None):
-        args = args or [ocp.SaveArgs()] * len(values)
-        start = 0
-        while start < len(values):
-            end, size = start + 1, values[start].nbytes
-            while end < len(values) and size + values[end].nbytes <= self._PORTION:
-                size += values[end].nbytes
-                end += 1
-            part = slice(start, end)
-            for written in await super().serialize(values[part], infos[part], args[part]):
-                written.result()
-            start = end
-        return []
+def _meta_digest(meta: dict, data_state: dict) -> str:
+    return checksums.of_json([{k: v for k, v in meta.items() if k != "digest"}, data_state])
 
 
-def save_host_state(workdir: pathlib.Path, state: TrainState, data_state: dict, config: dict):
-    """Saves a state of numpy arrays, none of which has to fit into memory as a whole."""
-    registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, _InPortions()))
-    items = {
-        name: ocp.args.PyTreeSave(jax.tree.map(np.asarray, tree))
-        for name, tree in split(state).items()
-        if tree
-    }
-    handlers = {name: ocp.PyTreeCheckpointHandler(type_handler_registry=registry) for name in items}
-    items |= _json_items(int(state.step), data_state, config)
-    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-    directory = (workdir / "checkpoints").absolute()
-    try:
-        with ocp.CheckpointManager(
-            directory, options=options, item_names=tuple(items), item_handlers=handlers
-        ) as manager:
-            manager.save(int(state.step), args=ocp.args.Composite(**items), force=True)
-    except Exception as error:  # Orbax raises many kinds where a disk is full.
+def _verify(where: pathlib.Path, name: str, tree: Any, expected: dict[str, dict]) -> None:
+    bad = checksums.differing(checksums.of_tree(tree), expected.get(name, {}))
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise CheckpointError(
-            f"{directory} cannot be written ({type(error).__name__}: {str(error)[:300]})"
-        ) from error
+            f"the checkpoint {where} is damaged: in its item {name}, {', '.join(bad[:3])}{more} "
+            "are not what was saved"
+        )
+
+
+def _attempt(where: pathlib.Path, read: Callable[[], Any]) -> Any:
+    """Calls `read`; CheckpointError for whatever Orbax raises for damaged files."""
+    hook, logger = sys.unraisablehook, python_logging.getLogger("asyncio")
+    level = logger.level
+
+    def quiet(raised) -> None:
+        if "Event loop is closed" not in str(raised.exc_value):
+            hook(raised)
+
+    # Where one read fails, Orbax leaves hundreds of others behind, and each of them complains.
+    sys.unraisablehook = quiet
+    logger.setLevel(python_logging.CRITICAL + 1)
+    try:
+        try:
+            return read()
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            message = f"the checkpoint {where} cannot be read ({type(error).__name__}: {reason})"
+        gc.collect()  # Now, and not whenever; `error`, which holds on to them, is gone.
+        raise CheckpointError(message)
+    finally:
+        sys.unraisablehook = hook
+        logger.setLevel(level)
 
 
 def load_params(workdir: pathlib.Path, ema: str, abstract_params: Any) -> tuple[Any, int]:
-    """Reads parameters alone, without the rest of the state, from the newest checkpoint.
+    """Reads parameters alone, without the rest of the state, from the newest sound checkpoint.
 
     Args:
       workdir: the work directory.
@@ -160,24 +209,38 @@ def load_params(workdir: pathlib.Path, ema: str, abstract_params: Any) -> tuple[
       The parameters, and the step that they are of.
 
     Raises:
-      CheckpointError: there is no complete checkpoint, or it cannot be read.
+      CheckpointError: there is no complete checkpoint, or none is sound.
     """
     directory = (workdir / "checkpoints").absolute()
     steps = sorted(int(p.name) for p in directory.glob("*") if p.name.isdigit() and p.is_dir())
     if not steps:
         raise CheckpointError(f"{workdir} has no complete checkpoint; train first")
-    path = directory / str(steps[-1]) / ("params" if ema == "none" else "ema")
+    first_error = None
+    for step in reversed(steps):
+        try:
+            return _load_params(directory / str(step), ema, abstract_params), step
+        except CheckpointError as error:
+            first_error = first_error or error
+            logging.warning("%s", error)
+    raise first_error
+
+
+def _load_params(where: pathlib.Path, ema: str, abstract_params: Any) -> Any:
+    name = "params" if ema == "none" else "ema"
     abstract = abstract_params if ema == "none" else {ema: abstract_params}
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
-    try:
+
+    def read() -> tuple[dict, Any]:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+            meta = checkpointer.restore(where / "meta")
         with ocp.PyTreeCheckpointer() as checkpointer:
             args = ocp.args.PyTreeRestore(abstract, restore_args=restore_args, partial_restore=True)
-            tree = checkpointer.restore(path, args)
-    except Exception as error:  # Orbax raises many kinds for damaged files.
-        raise CheckpointError(
-            f"the checkpoint {path} cannot be read ({type(error).__name__}: {error})"
-        ) from error
-    return (tree if ema == "none" else tree[ema]), steps[-1]
+            return meta, checkpointer.restore(where / name, args)
+
+    meta, tree = _attempt(where, read)
+    if meta.get("format_version") != _WITHOUT_CHECKSUMS:
+        _verify(where, name, tree, meta.get("checksums", {}))
+    return tree if ema == "none" else tree[ema]
 
 
 def split(state: TrainState) -> dict[str, Any]:

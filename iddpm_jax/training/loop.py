@@ -67,7 +67,7 @@ def train(run: Training, workdir: pathlib.Path) -> TrainState:
     Raises:
       NonFiniteError: after `run.max_nonfinite_steps` skipped steps in a row. The last good
         state is saved.
-      CheckpointError: the latest checkpoint cannot be read.
+      CheckpointError: there are checkpoints, and none is sound.
     """
     with ExitStack() as stack:
         # Entered first and so left last: a signal must not end what is being saved.
@@ -96,7 +96,7 @@ def _restore_or_init(run: Training, checkpoints: Checkpoints) -> TrainState:
     if not checkpoints.steps():
         return init(key)
     abstract = abstract_on(jax.eval_shape(init, key), sharding.replicated(run.mesh))
-    state, data_state = checkpoints.restore(checkpoints.steps()[-1], abstract)
+    state, data_state = checkpoints.restore_newest(abstract)
     run.batches.set_state(data_state)
     print(f"continuing after step {int(state.step):,} of {checkpoints.directory}")
     return state

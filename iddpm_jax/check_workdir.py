@@ -1,0 +1,101 @@
+"""Verifies everything in a work directory: every checkpoint, the configuration and the log.
+
+    python -m iddpm_jax.check_workdir --workdir=runs/digits
+
+Exits with 1 if something is damaged. Nothing is changed.
+"""
+
+import contextlib
+import json
+import pathlib
+import sys
+from collections.abc import Iterator
+
+import jax
+from absl import app, flags, logging
+
+from configs import default
+from iddpm_jax import factory, torch_run
+from iddpm_jax.training import workdir as wd
+from iddpm_jax.training.checkpoints import CheckpointError, Checkpoints
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Work directory to verify.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        sys.exit(f"error: {argv[1]!r} is not a flag; see python -m iddpm_jax.check_workdir --help")
+    workdir = pathlib.Path(_WORKDIR.value)
+    if not workdir.is_dir():
+        sys.exit(f"error: {workdir} is not a directory")
+    damaged = 0
+    for what, problem in findings(workdir):
+        print(f"{what}: {problem or 'sound'}", flush=True)
+        damaged += bool(problem)
+    if damaged:
+        sys.exit(f"{damaged} damaged; training and sampling use the newest sound checkpoint")
+
+
+def findings(workdir: pathlib.Path) -> Iterator[tuple[str, str]]:
+    """Yields what was looked at, and what is wrong with it or ""."""
+    try:
+        config = factory.config_from_dict(wd.read_config(workdir))
+        factory.check_config(config, default.get_config())
+        yield "config.json", ""
+    except ValueError as error:
+        yield "config.json", str(error)
+        return
+    try:
+        wd.known_labels(str(workdir))
+        yield "labels.json", ""
+    except ValueError as error:
+        yield "labels.json", str(error)
+    yield "metrics.jsonl", _problem_of_log(workdir / "metrics.jsonl")
+    yield from _checkpoints(workdir, config)
+
+
+def _problem_of_log(path: pathlib.Path) -> str:
+    last = 0
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            step = json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError) as error:
+            return f"line {number} cannot be read ({error})"
+        if step <= last:
+            return f"line {number} is of step {step}, the one before of step {last}"
+        last = step
+    return ""
+
+
+def _checkpoints(workdir: pathlib.Path, config) -> Iterator[tuple[str, str]]:
+    try:
+        abstract = torch_run.abstract_state(config, factory.build_model(config))
+    except ValueError as error:
+        yield "checkpoints", str(error)
+        return
+    if not (workdir / "checkpoints").is_dir():
+        yield "checkpoints", "there are none"
+        return
+    with contextlib.closing(Checkpoints(workdir, keep=1, read_only=True)) as checkpoints:
+        steps = checkpoints.steps()
+        if not steps:
+            yield "checkpoints", "there are none"
+        for step in steps:
+            try:
+                checkpoints.restore(step, abstract)
+                yield f"checkpoint {step}", ""
+            except CheckpointError as error:
+                yield f"checkpoint {step}", str(error)
+
+
+def run() -> None:
+    """The command line."""
+    logging.set_verbosity(logging.ERROR)
+    jax.config.update("jax_platforms", "cpu")  # Nothing is computed.
+    flags.mark_flag_as_required("workdir")
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,52 @@
+"""Checksums of what a checkpoint holds, so that a flipped bit does not go unnoticed.
+
+Each is of the values themselves, not of the files: whatever happens between the devices that saved
+and those that restored shows.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+_LENGTH = 16  # Hexadecimal digits that are kept of a SHA-256.
+
+Checksums = dict[str, str]
+
+
+def of_tree(tree: Any) -> Checksums:
+    """Checksums of every leaf's dtype, shape and bytes, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): _of_array(_to_host(leaf)) for path, leaf in leaves}
+
+
+def of_json(value: Any) -> str:
+    """Checksum of a value that JSON can hold, whatever the order of its keys."""
+    return _digest(json.dumps(value, sort_keys=True).encode())
+
+
+def differing(found: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
+    """Paths of the leaves in `found` whose checksum is not the expected one."""
+    return [path for path, checksum in found.items() if expected.get(path) != checksum]
+
+
+def _to_host(leaf: Any) -> np.ndarray:
+    if isinstance(leaf, jax.Array) and leaf.is_fully_replicated:
+        leaf = leaf.addressable_data(0)  # Every process has all of it.
+    return np.asarray(leaf)
+
+
+def _of_array(array: np.ndarray) -> str:
+    # In one order of elements, whatever that in memory is.
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    return _digest(f"{array.dtype} {array.shape} ".encode(), data)
+
+
+def _digest(*parts: Any) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:_LENGTH]
