@@ -11,7 +11,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from configs import default
-from iddpm_jax import compilation_cache, factory
+from iddpm_jax import compilation_cache, configuration, factory
 from iddpm_jax.command_line import parse_flags, reason
 from iddpm_jax.training import loop, workdir
 from iddpm_jax.training.checkpoints import CheckpointError
@@ -30,9 +30,11 @@ def main(argv: list[str]) -> None:
     except Exception as error:
         sys.exit(f"error: {reason(error)}")
     try:
-        factory.check_config(config, default.get_config())
+        configuration.check_config(config, default.get_config())
         run = factory.build_training(config, workdir.known_labels(_WORKDIR.value))
-        directory = workdir.open_workdir(_WORKDIR.value, run.config, factory.MAY_CHANGE)
+        directory = workdir.open_workdir(
+            _WORKDIR.value, run.config, factory.MAY_CHANGE, default.get_config().to_dict()
+        )
     except ValueError as error:
         sys.exit(f"error: {error}")
     if run.class_names:

@@ -17,8 +17,8 @@ import numpy as np
 from absl import app, flags, logging
 
 import iddpm_jax
+from iddpm_jax import configuration, factory, torch_run
 from iddpm_jax import diffusion as dm
-from iddpm_jax import factory, torch_run
 from iddpm_jax.diffusion.timestep_samplers import loss_second_moment_probabilities
 from iddpm_jax.training.workdir import read_config
 
@@ -65,7 +65,7 @@ def variance(moments: np.ndarray, probabilities: np.ndarray, mean_square: float)
 
 def main(_) -> None:
     workdir = pathlib.Path(_WORKDIR.value)
-    config = factory.config_from_dict(read_config(workdir))
+    config = configuration.config_from_dict(read_config(workdir))
     model, d = factory.build_model(config), factory.build_diffusion(config)
     state = torch_run.restore(workdir, config, model)
     p = np.asarray(loss_second_moment_probabilities(state.sampler_state, _UNIFORM_PROB))

@@ -1,6 +1,6 @@
 """Your own images at 32 × 32: a small network that also trains on a laptop.
 
-The paper's method (cosine schedule, learned sigmas, L_hybrid) with 3.3 M parameters.
+The paper's method (cosine schedule, learned sigmas, L_hybrid) with 4.1 M parameters.
 
     python main.py --config=configs/images32.py --config.data.dir=FOLDER --workdir=runs/mine
 

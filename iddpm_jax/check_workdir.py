@@ -15,7 +15,7 @@ import jax
 from absl import app, flags, logging
 
 from configs import default
-from iddpm_jax import factory, torch_run
+from iddpm_jax import configuration, factory, torch_run
 from iddpm_jax.training import workdir as wd
 from iddpm_jax.training.checkpoints import CheckpointError, Checkpoints
 
@@ -39,8 +39,8 @@ def main(argv: list[str]) -> None:
 def findings(workdir: pathlib.Path) -> Iterator[tuple[str, str]]:
     """Yields what was looked at, and what is wrong with it or ""."""
     try:
-        config = factory.config_from_dict(wd.read_config(workdir))
-        factory.check_config(config, default.get_config())
+        config = configuration.config_from_dict(wd.read_config(workdir))
+        configuration.check_config(config, default.get_config())
         yield "config.json", ""
     except ValueError as error:
         yield "config.json", str(error)

@@ -5,17 +5,17 @@ import sys
 from absl import flags
 
 from configs import default
-from iddpm_jax import factory
+from iddpm_jax import configuration
 
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; what is wrong with it or the recipe is said in one line."""
-    known = factory.flat_config(default.get_config())
+    known = configuration.flat_config(default.get_config())
     given = [a.lstrip("-").split("=")[0] for a in argv if a.lstrip("-").startswith("config.")]
     unknown = [key for key in (k.removeprefix("config.") for k in given) if key not in known]
     try:
         if unknown:
-            raise ValueError(factory.unknown_key_message(unknown[0], known))
+            raise ValueError(configuration.unknown_key_message(unknown[0], known))
         return flags.FLAGS(argv)
     # A recipe is a program and may fail in any way.
     except Exception as error:

@@ -13,7 +13,7 @@ import jax
 from absl import app, flags, logging
 
 from configs import default
-from iddpm_jax import factory, torch_run
+from iddpm_jax import configuration, factory, torch_run
 from iddpm_jax.torch_files import require_torch
 from iddpm_jax.training.workdir import read_config
 
@@ -31,8 +31,8 @@ def main(argv: list[str]) -> None:
             raise ValueError("--out is empty: name a directory")
         if not (workdir / "config.json").exists():
             raise ValueError(f"{workdir} is not a work directory: it has no config.json")
-        config = factory.config_from_dict(read_config(workdir))
-        factory.check_config(config, default.get_config())
+        config = configuration.config_from_dict(read_config(workdir))
+        configuration.check_config(config, default.get_config())
         state = torch_run.restore(workdir, config, factory.build_model(config))
         for path in torch_run.write_run(state, config, pathlib.Path(_OUT.value)):
             print(path)

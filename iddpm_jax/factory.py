@@ -4,9 +4,7 @@ Everything is checked here, on the host, before anything compiles; every complai
 ValueError that names the key and its value.
 """
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +18,6 @@ from iddpm_jax.evaluation.previews import Preview
 from iddpm_jax.training import sharding
 from iddpm_jax.training.loop import Training
 from iddpm_jax.training.optimizer import linear_anneal, make_optimizer
-from iddpm_jax.training.workdir import flatten
 
 # Keys in which a run may differ when it is continued: they do not change what is learned.
 MAY_CHANGE = frozenset(
@@ -41,12 +38,6 @@ MAY_CHANGE = frozenset(
 
 _LARGEST = 1e30  # What is more would overflow float32 somewhere.
 
-_TUPLE_ITEMS = {
-    "model.channel_mult": int,
-    "model.attention_resolutions": int,
-    "train.ema_rate": float,
-}
-
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 # By number of resolutions; 32 x 32 is the exception among the four.
@@ -58,55 +49,6 @@ _CHANNEL_MULTS = {
     5: (1, 1, 2, 3, 4),
     6: (1, 1, 2, 2, 4, 4),
 }
-
-
-def check_config(config: ml_collections.ConfigDict, defaults: ml_collections.ConfigDict) -> None:
-    """Raises ValueError for a key that is unknown or missing, or a value of another type."""
-    values, known = flat_config(config), flat_config(defaults)
-    for key in sorted(values.keys() - known.keys()):
-        raise ValueError(unknown_key_message(key, known))
-    for key in sorted(known.keys() - values.keys()):
-        raise ValueError(f"the configuration lacks {key}; start from configs/default.py")
-    for key, value in values.items():
-        default = known[key]
-        if default is None or (isinstance(default, float) and type(value) is int):
-            continue
-        if type(value) is not type(default):
-            raise ValueError(
-                f"{key}={value!r} is of type {type(value).__name__}, "
-                f"expected {type(default).__name__} such as {default!r}"
-            )
-
-    for key, item_type in _TUPLE_ITEMS.items():
-        for item in values[key]:
-            if type(item) is not item_type:
-                raise ValueError(
-                    f"{key}={values[key]!r}: {item!r} is of type {type(item).__name__}, "
-                    f"expected {item_type.__name__}"
-                )
-
-
-def unknown_key_message(key: str, known: Iterable[str]) -> str:
-    """What to say of a key that does not exist, with those that look like it."""
-    close = difflib.get_close_matches(key, known, n=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else "see configs/default.py"
-    return f"unknown configuration key {key!r}: {hint}"
-
-
-def flat_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """All values by dotted key."""
-    return flatten(config.to_dict())
-
-
-def config_from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """The configuration that `config.json` holds."""
-
-    def restored(value):
-        if isinstance(value, Mapping):
-            return {key: restored(item) for key, item in value.items()}
-        return tuple(value) if isinstance(value, list) else value
-
-    return ml_collections.ConfigDict(restored(values)).lock()
 
 
 def build_betas(config: ml_collections.ConfigDict) -> np.ndarray:

@@ -21,7 +21,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from configs import default
-from iddpm_jax import factory, models, torch_run
+from iddpm_jax import configuration, factory, models, torch_run
 from iddpm_jax.command_line import parse_flags, reason
 from iddpm_jax.published import PUBLISHED
 from iddpm_jax.torch_config import config_for
@@ -158,7 +158,7 @@ def _config(checkpoint: pathlib.Path, state_dict, own_run: bool):
     arch = models.infer_architecture({name: a.shape for name, a in state_dict.items()})
     overrides = config_flags.get_override_values(flag)
     found = config_for(arch, checkpoint, given, overrides, _PRESET.value or "", own_run)
-    factory.check_config(found.config, default.get_config())
+    configuration.check_config(found.config, default.get_config())
     return found
 
 

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from iddpm_jax import factory
+from iddpm_jax import configuration, factory
 from iddpm_jax.models import Architecture
 from iddpm_jax.published import PUBLISHED, named_in, recipe_config
 
@@ -70,7 +70,7 @@ def config_for(
     preset = preset or ("" if own_run else _recognise(arch, path, overrides))
     if preset:
         config = recipe_config(PUBLISHED[preset].recipe)
-        recipe = factory.flat_config(config)
+        recipe = configuration.flat_config(config)
         config.update_from_flattened_dict(dict(overrides))
         # With another network or process it is some other training of that architecture.
         same = all(recipe[key] == value for key, value in overrides.items() if key.startswith(_IS))
@@ -87,7 +87,7 @@ def _recognise(arch: Architecture, path: pathlib.Path, overrides: Flat) -> str:
     candidates = [
         name
         for name, published in PUBLISHED.items()
-        if not contradictions(arch, factory.flat_config(recipe_config(published.recipe)))
+        if not contradictions(arch, configuration.flat_config(recipe_config(published.recipe)))
     ]
     named = named_in(path, candidates)
     if named:
@@ -157,7 +157,7 @@ def _sizes(arch: Architecture, image_size: int) -> tuple[int, ...]:
 
 
 def _checked(config: Any, arch: Architecture, path: pathlib.Path) -> Any:
-    lines = contradictions(arch, factory.flat_config(config))
+    lines = contradictions(arch, configuration.flat_config(config))
     if lines:
         raise ValueError(f"the configuration contradicts {path}:\n  " + "\n  ".join(lines))
     return config

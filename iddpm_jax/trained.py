@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from iddpm_jax import configuration, factory, models
 from iddpm_jax import diffusion as dm
-from iddpm_jax import factory, models
 from iddpm_jax.data import Source
 from iddpm_jax.evaluation.generation import Generator, batch_size_for, draw_batches
 from iddpm_jax.evaluation.respacing_table import searched_timesteps
@@ -139,7 +139,7 @@ def load(workdir: str, ema: str = "") -> TrainedModel:
     path = pathlib.Path(workdir)
     if not (path / "config.json").exists():
         raise ValueError(f"{workdir} is not a work directory: it has no config.json")
-    config = factory.config_from_dict(read_config(path))
+    config = configuration.config_from_dict(read_config(path))
     small = config.model.small_size
     if small:
         raise ValueError(

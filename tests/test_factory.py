@@ -2,7 +2,7 @@ import ml_collections
 import pytest
 
 from configs import cifar10_cosine, default, digits
-from iddpm_jax import diffusion, factory
+from iddpm_jax import configuration, diffusion, factory
 from tests import tiny
 
 
@@ -72,7 +72,7 @@ def test_check_config_names_an_unknown_key():
     with config.unlocked():
         config.train.nmu_steps = 3
     with pytest.raises(ValueError, match=r"'train.nmu_steps': did you mean train.num_steps"):
-        factory.check_config(config, default.get_config())
+        configuration.check_config(config, default.get_config())
 
 
 def test_check_config_names_a_missing_key():
@@ -80,7 +80,7 @@ def test_check_config_names_a_missing_key():
     with config.unlocked():
         del config.train.lr
     with pytest.raises(ValueError, match=r"lacks train\.lr"):
-        factory.check_config(config, default.get_config())
+        configuration.check_config(config, default.get_config())
 
 
 def test_check_config_names_a_mistyped_value():
@@ -88,7 +88,7 @@ def test_check_config_names_a_mistyped_value():
     with config.ignore_type():
         config.model.num_channels = "64"
     with pytest.raises(ValueError, match=r"num_channels='64' is of type str, expected int"):
-        factory.check_config(config, default.get_config())
+        configuration.check_config(config, default.get_config())
 
 
 @pytest.mark.parametrize(
@@ -102,12 +102,12 @@ def test_check_config_names_a_mistyped_value():
 def test_check_config_looks_into_tuples(key, value, message):
     config = _changed({key: value})
     with pytest.raises(ValueError, match=message):
-        factory.check_config(config, default.get_config())
+        configuration.check_config(config, default.get_config())
 
 
 def test_cifar10_recipe_is_the_published_network_and_says_what_is_missing():
     config = cifar10_cosine.get_config()
-    factory.check_config(config, default.get_config())
+    configuration.check_config(config, default.get_config())
     model = factory.build_model(config)
     assert model.channel_mult == (1, 2, 2, 2)
     assert model.attention_resolutions == (2, 4)
@@ -153,3 +153,13 @@ def test_build_diffusion_reads_the_flags_of_the_original(keys, var_type, loss_ty
 )
 def test_default_channel_mult_suits_every_size(image_size, channel_mult):
     assert factory.default_channel_mult(image_size) == channel_mult
+
+
+def test_config_from_dict_reads_what_an_older_version_wrote():
+    values = cifar10_cosine.get_config().to_dict()
+    del values["model"]["small_size"]
+    del values["data"]["labels"]
+    assert configuration.config_from_dict(values) == cifar10_cosine.get_config()
+    values["model"]["new_key"] = 1
+    with pytest.raises(ValueError, match=r"of a newer version: unknown .*model\.new_key"):
+        configuration.config_from_dict(values)

@@ -11,7 +11,7 @@ import torch
 
 import iddpm_jax
 from configs import cifar10_cosine
-from iddpm_jax import factory, models, torch_run
+from iddpm_jax import configuration, factory, models, torch_run
 from iddpm_jax.training import metrics as mt
 from iddpm_jax.training.step import initial_metrics, make_update
 from iddpm_jax.training.workdir import lock, read_config
@@ -59,7 +59,7 @@ def imported(golden, tmp_path_factory) -> pathlib.Path:
 
 
 def _restore(workdir):
-    config = factory.config_from_dict(read_config(workdir))
+    config = configuration.config_from_dict(read_config(workdir))
     model = factory.build_model(config)
     return torch_run.restore(workdir, config, model), config, model
 

@@ -44,9 +44,9 @@ def test_imports_point_one_way(part):
                 assert top in ALLOWED_EXTERNAL[part], f"{path.name} imports {name}"
 
 
-def test_imports_of_config_dict_are_in_factory_only():
+def test_imports_of_config_dict_are_in_factory_and_configuration_only():
     for path in PACKAGE.rglob("*.py"):
-        if path.name != "factory.py":
+        if path.name not in ("factory.py", "configuration.py"):
             names = _imports(path) - {"ml_collections.config_flags"}  # Parses the command line.
             assert not any(name.startswith("ml_collections") for name in names), path
 

@@ -3,7 +3,7 @@ import pathlib
 import pytest
 
 from configs import cifar10_cosine, cifar10_vlb
-from iddpm_jax import factory, models
+from iddpm_jax import configuration, factory, models
 from iddpm_jax.published import PUBLISHED
 from iddpm_jax.torch_config import config_for
 
@@ -39,7 +39,7 @@ KEYS = {"diffusion_steps": "diffusion.steps", "class_cond": "model.num_classes"}
 def _flags(text: str) -> dict[str, str]:
     """The published flags, as configuration keys and printed values."""
     words = text.split(" (")[0].split()
-    known = factory.flat_config(cifar10_cosine.get_config())
+    known = configuration.flat_config(cifar10_cosine.get_config())
     flags = {}
     for name, value in zip(words[::2], words[1::2], strict=True):
         name = name.removeprefix("--")
@@ -54,7 +54,7 @@ def test_config_for_recognises_published_checkpoints_with_their_flags(published)
         arch = _architecture(entry)
         found = config_for(arch, pathlib.Path(f"dir/{name} (1).pt"), None, {})
         assert found.published == name
-        values = factory.flat_config(found.config)
+        values = configuration.flat_config(found.config)
         flags = _flags(entry["flags"])
         assert len(flags) >= 6
         for key, value in flags.items():

@@ -17,13 +17,20 @@ class LockedError(ValueError):
     """Another process is writing the work directory."""
 
 
-def open_workdir(path: str, config: Mapping[str, Any], may_change: Collection[str]) -> pathlib.Path:
+def open_workdir(
+    path: str,
+    config: Mapping[str, Any],
+    may_change: Collection[str],
+    defaults: Mapping[str, Any] | None = None,
+) -> pathlib.Path:
     """Creates the work directory, or checks that it belongs to this run, and records the config.
 
     Args:
       path: the directory.
       config: the resolved configuration, nested dicts of plain values.
       may_change: dotted keys in which a run that is continued may differ.
+      defaults: the default configuration, whose values a directory of an older version has for
+        the keys that it lacks.
 
     Raises:
       ValueError: the directory cannot be written, or holds a run with another configuration;
@@ -41,7 +48,8 @@ def open_workdir(path: str, config: Mapping[str, Any], may_change: Collection[st
     config = json.loads(json.dumps(config))  # Tuples become lists, as they will be read back.
     file = workdir / "config.json"
     if file.exists():
-        differences = _differences(read_config(workdir), config, may_change)
+        before = flatten(json.loads(json.dumps(defaults or {}))) | flatten(read_config(workdir))
+        differences = _differences(before, flatten(config), may_change)
         if differences:
             raise ValueError(
                 f"{workdir} holds a run with another configuration:\n  "
@@ -112,10 +120,10 @@ def read_labels(workdir: pathlib.Path, num_classes: int) -> tuple[str, ...]:
 
 
 def _differences(old: Mapping, new: Mapping, may_change: Collection[str]) -> list[str]:
-    old_flat, new_flat = flatten(old), flatten(new)
+    """One line for each dotted key in which two flat configurations differ."""
     lines = []
-    for key in sorted(old_flat.keys() | new_flat.keys()):
-        before, now = old_flat.get(key, _ABSENT), new_flat.get(key, _ABSENT)
+    for key in sorted(old.keys() | new.keys()):
+        before, now = old.get(key, _ABSENT), new.get(key, _ABSENT)
         if before != now and key not in may_change:
             lines.append(f"{key}: the directory has {_show(before)}, this run {_show(now)}")
     return lines

@@ -64,3 +64,14 @@ def test_lock_keeps_others_out_until_it_is_left(tmp_path):
         pass
     with lock(tmp_path):
         pass
+
+
+def test_open_workdir_continues_a_run_of_an_older_version(tmp_path):
+    defaults = {"model": {"width": 1, "added_since": False}}
+    open_workdir(str(tmp_path / "run"), {"model": {"width": 2}}, ())
+    new = {"model": {"width": 2, "added_since": False}}
+    open_workdir(str(tmp_path / "run"), new, (), defaults)
+    open_workdir(str(tmp_path / "other"), {"model": {"width": 2}}, ())
+    changed = {"model": {"width": 2, "added_since": True}}
+    with pytest.raises(ValueError, match="added_since: the directory has False, this run True"):
+        open_workdir(str(tmp_path / "other"), changed, (), defaults)
