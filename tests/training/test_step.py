@@ -48,24 +48,25 @@ def test_train_step_is_the_same_on_one_and_eight_devices():
     assert loss_one == pytest.approx(loss_eight, rel=1e-5)
 
 
-def test_train_step_keeps_the_same_loss_history_on_one_and_eight_devices():
+def test_train_step_keeps_the_same_loss_history_on_eight_devices_and_with_microbatches():
     run = tiny.training()
     sampler = timestep_sampler("loss-second-moment", run.diffusion.num_timesteps)
     states = []
-    for devices in (1, 8):
+    for devices, microbatch in ((1, 0), (8, 0), (1, 4)):
         parts = (run.diffusion, run.model, run.optimizer, sampler)
         mesh = tiny.mesh(devices)
-        step = make_train_step(*parts, run.learning_rate, mesh, seed=0)
+        step = make_train_step(*parts, run.learning_rate, mesh, seed=0, microbatch=microbatch)
         parts = (run.diffusion, run.model, run.optimizer, sampler, mesh)
         state = make_init(*parts)(jax.random.key(0))
         for i in range(12):
             state = step(state, tiny.batch(i, devices))
         states.append(state)
-    one, eight = (state.sampler_state for state in states)
-    np.testing.assert_array_equal(one["counts"], eight["counts"])
+    one, *others = (state.sampler_state for state in states)
     # Warm, so that the last steps were drawn by loss.
     assert np.all(one["counts"] == 10)
-    np.testing.assert_allclose(one["history"], eight["history"], rtol=1e-4, atol=1e-5)
+    for other in others:
+        np.testing.assert_array_equal(one["counts"], other["counts"])
+        np.testing.assert_allclose(one["history"], other["history"], rtol=1e-4, atol=1e-5)
     assert mt.compute(states[0].metrics)["loss"] != mt.compute(states[0].metrics)["unweighted/loss"]
 
 
