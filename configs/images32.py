@@ -8,7 +8,10 @@ FOLDER may have any images in any folders below it, or be a zip or tar archive. 
 `--config.model.num_classes=N` classes are what comes before the first underscore of a file's name,
 or the directory that it is in with `--config.data.labels=directory`.
 
-Hardware: two CPU cores are enough to try it. PLACEHOLDER
+Hardware: two CPU cores are enough to try it. Measured on 1,200 crops of scikit-learn's two
+photographs, two classes, on two cores that were busy otherwise too: 1.3 steps/s, 21 images/s, loss
+0.075 after 500 steps (7 min), when samples of the weights themselves (`--ema=none`) begin to show
+sky, leaves and petals.
 """
 
 from configs import default
@@ -28,7 +31,7 @@ def get_config():
     config.train.num_steps = 20_000
     config.train.batch_size = 16
     config.train.lr = 3e-4
-    config.train.ema_rate = (0.999,)
+    config.train.ema_rate = (0.995,)
     config.train.checkpoint_every = 500
     config.train.sample_every = 500
     config.train.num_samples = 36
