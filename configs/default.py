@@ -41,7 +41,7 @@ def _model() -> ml_collections.ConfigDict:
 def _diffusion() -> ml_collections.ConfigDict:
     diffusion = ml_collections.ConfigDict()
     diffusion.steps = 1000  # T.
-    diffusion.noise_schedule = "linear"  # linear or cosine.
+    diffusion.noise_schedule = "linear"  # Also cosine, scaled_linear, sigmoid.
     diffusion.learn_sigma = False  # Learn the variance, between β̃ and β (IDDPM, eq. 15).
     diffusion.sigma_small = False  # Without learn_sigma: variance β̃ instead of β.
     diffusion.use_kl = False  # Train on the whole bound L_vlb.

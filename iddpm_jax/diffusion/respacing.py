@@ -16,8 +16,10 @@ def space_timesteps(num_timesteps: int, spec: str | Sequence[int]) -> np.ndarray
       spec: `"250"`: 250 evenly spaced steps. `"10,15,20"` (or a sequence of ints): the
         process is cut into equal sections, and the i-th keeps that many evenly spaced
         steps. `"ddim25"`: every s-th step from 0, s being the integer that gives exactly
-        25 (Song et al. 2021); the last timesteps are then left out. `"exact25"`: 25 steps
-        from the first to the last, evenly spaced and rounded, for any number up to T.
+        25 (Song et al. 2021); the last timesteps are then left out. `"exact25"` or
+        `"linspace25"`: 25 steps from the first to the last, evenly spaced and rounded, for any
+        number up to T. `"leading25"` and `"trailing25"`: those of diffusers (Lin et al. 2024,
+        table 2), every T // 25 steps from the first on, and every T / 25 back from the last.
 
     Returns:
       The kept timesteps, sorted, int64 `[K]`.
@@ -93,15 +95,36 @@ def _strided(num_timesteps: int, spec: str, wanted: int) -> np.ndarray:
 
 
 def _exact(num_timesteps: int, spec: str, wanted: int) -> np.ndarray:
+    _check_count(num_timesteps, spec, wanted)
+    return np.round(np.linspace(0, num_timesteps - 1, wanted)).astype(np.int64)
+
+
+def _leading(num_timesteps: int, spec: str, wanted: int) -> np.ndarray:
+    _check_count(num_timesteps, spec, wanted)
+    return np.arange(wanted, dtype=np.int64) * (num_timesteps // wanted)
+
+
+def _trailing(num_timesteps: int, spec: str, wanted: int) -> np.ndarray:
+    _check_count(num_timesteps, spec, wanted)
+    kept = np.round(np.arange(num_timesteps, 0, -num_timesteps / wanted)[:wanted]) - 1
+    return kept[::-1].astype(np.int64)
+
+
+def _check_count(num_timesteps: int, spec: str, wanted: int) -> None:
     if not 2 <= wanted <= num_timesteps:
         raise ValueError(
             f"respacing {spec!r}: asks for {wanted} of {num_timesteps} timesteps; "
             f"from 2 to {num_timesteps} are possible"
         )
-    return np.round(np.linspace(0, num_timesteps - 1, wanted)).astype(np.int64)
 
 
-_NAMED = {"ddim": _strided, "exact": _exact}
+_NAMED = {
+    "ddim": _strided,
+    "exact": _exact,
+    "linspace": _exact,
+    "leading": _leading,
+    "trailing": _trailing,
+}
 
 
 def respaced_betas(betas: np.ndarray, keep_timesteps: np.ndarray) -> np.ndarray:

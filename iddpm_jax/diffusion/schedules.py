@@ -28,7 +28,27 @@ def _cosine(num_timesteps: int, offset: float = 0.008, max_beta: float = 0.999) 
     return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta)
 
 
-_SCHEDULES: dict[str, Callable[[int], np.ndarray]] = {"linear": _linear, "cosine": _cosine}
+def _scaled_linear(num_timesteps: int) -> np.ndarray:
+    """√β rises linearly between the roots of the linear schedule's ends (latent diffusion)."""
+    ends = _linear(num_timesteps)[[0, -1]]
+    return np.linspace(*np.sqrt(ends), num_timesteps, dtype=np.float64) ** 2
+
+
+def _sigmoid(num_timesteps: int) -> np.ndarray:
+    """β rises as a sigmoid over [-6, 6] between the linear schedule's ends (GeoDiff)."""
+    first, last = _linear(num_timesteps)[[0, -1]]
+    rise = 1 / (1 + np.exp(-np.linspace(-6, 6, num_timesteps, dtype=np.float64)))
+    return first + (last - first) * rise
+
+
+_SCHEDULES: dict[str, Callable[[int], np.ndarray]] = {
+    "linear": _linear,
+    "cosine": _cosine,
+    "scaled_linear": _scaled_linear,
+    "sigmoid": _sigmoid,
+    # The cosine schedule as diffusers calls it.
+    "squaredcos_cap_v2": _cosine,
+}
 
 
 def beta_schedule_names() -> tuple[str, ...]:
@@ -47,8 +67,8 @@ def beta_schedule(name: str, num_timesteps: int) -> np.ndarray:
       β, float64 `[T]`, each in (0, 1].
 
     Raises:
-      ValueError: unknown name, T < 1, or a β outside (0, 1]. The linear schedule needs
-        T >= 20, since its last β is 20 / T.
+      ValueError: unknown name, T < 1, or a β outside (0, 1]. The linear schedule and those
+        between its ends need T >= 20, since its last β is 20 / T.
     """
     if name not in _SCHEDULES:
         raise ValueError(f"unknown noise schedule {name!r}: choose one of {', '.join(_SCHEDULES)}")

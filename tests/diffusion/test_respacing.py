@@ -27,8 +27,25 @@ def test_space_timesteps_exact_keeps_both_ends_for_every_count(steps):
 
 
 @pytest.mark.parametrize(
+    ("steps", "spec", "kept"),
+    [
+        (1000, "linspace5", [0, 250, 500, 749, 999]),
+        (1000, "leading5", [0, 200, 400, 600, 800]),
+        (1000, "trailing5", [199, 399, 599, 799, 999]),
+        (10, "leading4", [0, 2, 4, 6]),
+        (10, "trailing4", [1, 4, 7, 9]),
+        (10, "trailing10", list(range(10))),
+    ],
+)
+def test_space_timesteps_knows_the_spacings_of_diffusers(steps, spec, kept):
+    assert diffusion.space_timesteps(steps, spec).tolist() == kept
+
+
+@pytest.mark.parametrize(
     ("steps", "spec", "message"),
     [
+        (10, "leading11", r"'leading11'.*11 of 10 timesteps; from 2 to 10"),
+        (10, "trailing1", r"'trailing1'.*1 of 10 timesteps; from 2 to 10"),
         (1000, "ddim999", r"'ddim999'.*1000 timesteps gives 999.*ddim334, ddim500, ddim1000"),
         (10, "11", r"'11'.*has 10 of the 10 timesteps and cannot keep 11"),
         (10, "6,6", r"section 0 of 2 has 5 of the 10 timesteps and cannot keep 6"),

@@ -13,6 +13,17 @@ def test_beta_schedule_ends_in_noise(name, steps):
     assert np.cumprod(1 - betas)[-1] < 1e-3
 
 
+def test_beta_schedule_scaled_linear_and_sigmoid_are_the_closed_forms():
+    scaled = diffusion.beta_schedule("scaled_linear", 1000)
+    t = np.arange(1000) / 999
+    np.testing.assert_allclose(scaled, ((1 - t) * 0.01 + t * 0.02**0.5) ** 2, rtol=1e-12)
+    sigmoid = diffusion.beta_schedule("sigmoid", 1000)
+    expected = 1e-4 + (0.02 - 1e-4) / (1 + np.exp(6 - 12 * t))
+    np.testing.assert_allclose(sigmoid, expected, rtol=1e-12)
+    cosine = diffusion.beta_schedule("cosine", 1000)
+    np.testing.assert_array_equal(diffusion.beta_schedule("squaredcos_cap_v2", 1000), cosine)
+
+
 def test_beta_schedule_refuses_unknown_name():
     with pytest.raises(ValueError, match=r"'cosin'.*linear, cosine"):
         diffusion.beta_schedule("cosin", 1000)
