@@ -15,6 +15,7 @@ from iddpm_jax import compilation_cache, configuration, factory
 from iddpm_jax.command_line import parse_flags, reason
 from iddpm_jax.training import loop, workdir
 from iddpm_jax.training.checkpoints import CheckpointError
+from iddpm_jax.training.prefetch import DataError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, such as configs/digits.py.")
 _WORKDIR = flags.DEFINE_string(
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> None:
     try:
         with workdir.lock(directory):
             loop.train(run, directory)
-    except (workdir.LockedError, CheckpointError, loop.NonFiniteError) as error:
+    except (workdir.LockedError, CheckpointError, DataError, loop.NonFiniteError) as error:
         sys.exit(f"error: {error}")
 
 

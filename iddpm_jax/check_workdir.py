@@ -56,7 +56,7 @@ def findings(workdir: pathlib.Path) -> Iterator[tuple[str, str]]:
 
 def _problem_of_log(path: pathlib.Path) -> str:
     last = 0
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
             step = json.loads(line)["step"]

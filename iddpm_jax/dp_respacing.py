@@ -40,7 +40,7 @@ _CANDIDATES = flags.DEFINE_integer(
 )
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Images at a time.", lower_bound=1)
 _EMA = flags.DEFINE_string("ema", "", "Rate of the averaged parameters, or none; default: first.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0, upper_bound=2**32 - 1)
 
 
 def main(argv: list[str]) -> None:
@@ -88,8 +88,9 @@ def _search() -> None:
     total_steps = -(-len(indices) // size) * d.num_timesteps
     with progress_bar(total_steps, first * d.num_timesteps, "timesteps") as bar:
         for number, batch in enumerate(batches, start=first):
-            shards.write(number, measure(batch, bar.update)._asdict())
-    total = dm.Costs(*(sum(x) / len(indices) for x in zip(*_read(shards), strict=True)))
+            costs = measure(batch, bar.update)._asdict()
+            shards.write(number, {**costs, "count": np.float64(batch.count)})
+    total = _mean(shards)
     bounds, kept = dm.best_timesteps(total, d.num_timesteps)
     if candidates is not None:
         kept = np.where(kept >= 0, candidates[kept], -1)
@@ -106,8 +107,15 @@ def _candidates(num_timesteps: int) -> np.ndarray | None:
     return dm.space_timesteps(num_timesteps, f"exact{_CANDIDATES.value}")
 
 
-def _read(shards: Shards):
-    return (dm.Costs(**part) for part in shards.read())
+def _mean(shards: Shards) -> dm.Costs:
+    """The costs of all batches, per image that counted."""
+    sums: dict[str, np.ndarray] = {}
+    for part in shards.read():
+        sums = {name: sums.get(name, 0.0) + value for name, value in part.items()}
+    count = sums.pop("count")
+    if not count:
+        raise ValueError("there was no image that can be used")
+    return dm.Costs(**{name: value / count for name, value in sums.items()})
 
 
 def make_measure(d: dm.GaussianDiffusion, betas: np.ndarray, model, mesh, seed: int):
@@ -130,7 +138,7 @@ def make_measure(d: dm.GaussianDiffusion, betas: np.ndarray, model, mesh, seed: 
     def measure(batch: ImageBatch, on_timestep=lambda: None) -> dm.Costs:
         labels = batch.labels if model.num_classes else None
         images, labels, indices, weights = jax.device_put(
-            (batch.images, labels, batch.indices, batch.weights), rows
+            (batch.images, labels, batch.indices, batch.valid.astype(np.float32)), rows
         )
         found = []
         for t in range(d.num_timesteps):
@@ -145,7 +153,7 @@ def make_measure(d: dm.GaussianDiffusion, betas: np.ndarray, model, mesh, seed: 
 
 def _report(path: pathlib.Path, table: RespacingTable, num_timesteps: int) -> None:
     print("steps: estimated bits/dim, timesteps")
-    shown = [k for k in (5, 10, 25, 50, 100, 250) if k < len(table.bounds)]
+    shown = [k for k in (2, 5, 10, 25, 50, 100, 250) if k < len(table.bounds)]
     for count in shown:
         kept = table.timesteps[count, :count]
         text = ", ".join(map(str, kept if count <= 10 else [*kept[:5], "…", *kept[-4:]]))

@@ -34,7 +34,7 @@ _RESPACING = flags.DEFINE_string(
 )
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Images at a time.", lower_bound=1)
 _EMA = flags.DEFINE_string("ema", "", "Rate of the averaged parameters, or none; default: first.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0, upper_bound=2**32 - 1)
 _CLIP = flags.DEFINE_bool("clip_denoised", True, "Clip the predicted x_0 to [-1, 1].")
 _OUT = flags.DEFINE_string("out", None, "Directory to write; default: inside the work directory.")
 
@@ -60,11 +60,11 @@ def _evaluate() -> None:
     claim(out, settings, "settings.json")
     if not d.var_type.is_learned:
         _tell_variance(d.var_type)
+    shards = Shards(out / "shards")
     if not (out / "nll.json").exists():
         bound = make_bound(
             d, model.model, model.params, mesh, seed=_SEED.value, clip_denoised=_CLIP.value
         )
-        shards = Shards(out / "shards")
         first = shards.count()
         if first:
             print(f"continuing after {first} finished batches of {size}")
@@ -75,7 +75,7 @@ def _evaluate() -> None:
                 shards.write(number, bound(batch))
                 bar.update(batch.count)
         _finish(out, settings, summarise(shards.read()))
-        shards.remove()
+    shards.remove()
     _report(out, json.loads((out / "nll.json").read_text(encoding="utf-8")))
 
 
@@ -87,7 +87,7 @@ def _settings(model: trained.TrainedModel, num_images: int, batch_size: int) -> 
         "ema": model.ema,
         "split": _SPLIT.value,
         "num_images": num_images,
-        "respacing": _RESPACING.value,
+        "respacing": model.respacing_name(_RESPACING.value),
         "clip_denoised": _CLIP.value,
         "seed": _SEED.value,
         "batch_size": batch_size,
@@ -121,8 +121,9 @@ def _finish(out: pathlib.Path, settings: dict, summary: BoundSummary) -> None:
 
 
 def _report(out: pathlib.Path, result: dict) -> None:
+    error = "" if result["standard_error"] is None else f" ± {result['standard_error']:.4f}"
     print(
-        f"{result['bits_per_dim']:.4f} ± {result['standard_error']:.4f} bits/dim: "
+        f"{result['bits_per_dim']:.4f}{error} bits/dim: "
         f"prior {result['prior_bpd']:.4f} + KL {result['kl_bpd']:.4f} "
         f"+ decoder {result['decoder_bpd']:.4f}"
     )

@@ -14,7 +14,7 @@ down-sampled ImageNet, and `lsun` an LSUN lmdb. What was stopped continues.
 
 import os
 import pathlib
-import socket
+import re
 import sys
 
 from absl import app, flags, logging
@@ -22,7 +22,7 @@ from absl import app, flags, logging
 from iddpm_jax.data import packing
 from iddpm_jax.data.options import LABEL_RULES
 from iddpm_jax.data.packed import PackedWriter
-from iddpm_jax.data.tfds_source import FILE_FORMAT, load_builder
+from iddpm_jax.data.tfds_source import FILE_FORMAT, check_network, load_builder
 from iddpm_jax.progress_bar import progress_bar
 
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Data directory of TFDS; default: TFDS's own.")
@@ -36,8 +36,6 @@ _EXIF = flags.DEFINE_bool("exif", True, "Turn images as their EXIF orientation s
 _THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Decoding threads.", lower_bound=1)
 
 _PACKED = ("folder", "imagenet_npz", "lsun")
-_HOST = ("storage.googleapis.com", 443)
-_TIMEOUT = 5.0  # Seconds.
 
 
 def main(argv: list[str]) -> None:
@@ -58,6 +56,10 @@ def _pack(kind: str) -> None:
     source, size, channels = pathlib.Path(_SOURCE.value), _SIZE.value, _CHANNELS.value
     if not source.exists():
         raise ValueError(f"--source={source} does not exist")
+    if not re.fullmatch(r"\w+", _SPLIT.value):
+        raise ValueError(f"--split={_SPLIT.value!r} must be of letters, digits and underscores")
+    if kind == "imagenet_npz" and channels != 3:
+        raise ValueError(f"--channels={channels}: down-sampled ImageNet is RGB, 3 channels")
     if kind == "folder":
         origin = packing.folder_origin(source, size, channels, _LABELS.value, _EXIF.value)
     elif kind == "imagenet_npz":
@@ -65,7 +67,7 @@ def _pack(kind: str) -> None:
     else:
         origin = packing.lsun_origin(source, size, channels)
     record = packing.describe(
-        kind, source.absolute(), [size, channels, _LABELS.value, _EXIF.value, origin.count]
+        kind, source.absolute(), [size, channels, _LABELS.value, _EXIF.value, origin.count], origin
     )
     folder = pathlib.Path(_OUT.value) / _SPLIT.value
     writer = PackedWriter(folder, (size, size, channels), record)
@@ -89,7 +91,7 @@ def _prepare_tfds(name: str) -> None:
             "preparing a TFDS dataset needs TensorFlow (reading it does not): "
             "pip install -r requirements-tfds.txt"
         ) from error
-    _check_network()
+    check_network()
     try:
         builder.download_and_prepare(file_format=FILE_FORMAT)
     except Exception as error:  # TFDS raises many kinds.
@@ -98,19 +100,6 @@ def _prepare_tfds(name: str) -> None:
         ) from error
     print(f"{name} is prepared: {builder.data_path}")
     print(f"use it: --config.data.name=tfds:{name}")
-
-
-def _check_network() -> None:
-    """TFDS itself tries for minutes before it says that there is no network."""
-    if any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "all_proxy")):
-        return
-    try:
-        socket.create_connection(_HOST, timeout=_TIMEOUT).close()
-    except OSError as error:
-        raise ValueError(
-            f"there is no network: {_HOST[0]} cannot be reached ({error}). Prepare the dataset "
-            "where there is one, and copy its directory or give it as --data_dir"
-        ) from error
 
 
 def run() -> None:

@@ -34,7 +34,9 @@ _ETA = flags.DEFINE_float("eta", 0.0, "Noise of ddim: 0 none, 1 that of ddpm.")
 _LABELS = flags.DEFINE_list("labels", None, "Classes to draw, in turn; default: all in turn.")
 _GUIDANCE = flags.DEFINE_float("guidance", 1.0, "Weight of classifier-free guidance; 1: none.")
 _EMA = flags.DEFINE_string("ema", "", "Rate of the averaged parameters, or none; default: first.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed; sample i depends on it and on i alone.")
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Seed; sample i depends on it and on i alone.", lower_bound=0, upper_bound=2**32 - 1
+)
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Samples drawn at a time.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", None, "Directory to write; default: inside the work directory.")
 _PNG = flags.DEFINE_bool("png", False, "Also write one PNG for each sample.")
@@ -142,7 +144,7 @@ def _settings(model: trained.TrainedModel, batch_size: int) -> dict:
         "ema": model.ema,
         "num_samples": _NUM.value,
         "sampler": _sampler(),
-        "respacing": _RESPACING.value,
+        "respacing": model.respacing_name(_RESPACING.value),
         "eta": _ETA.value,
         "labels": labels,
         "guidance": _GUIDANCE.value,

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import hashlib
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ from iddpm_jax import diffusion as dm
 from iddpm_jax.data import Source
 from iddpm_jax.evaluation.generation import Generator, batch_size_for, draw_batches
 from iddpm_jax.evaluation.respacing_table import searched_timesteps
+from iddpm_jax.published import recipe_config
 from iddpm_jax.training import sharding
 from iddpm_jax.training.checkpoints import load_params
 from iddpm_jax.training.workdir import known_labels, read_config, read_labels
@@ -64,6 +67,13 @@ class TrainedModel:
             null_label=self.null_label if guidance != 1 else None,
             mesh=sharding.make_mesh(),
         )
+
+    def respacing_name(self, respacing: str) -> str:
+        """What tells results of a respacing apart: searched timesteps change with every search."""
+        if not re.fullmatch(r"dp\d+", respacing):
+            return respacing
+        kept = np.asarray(self.build_diffusion(respacing).model_timesteps)
+        return f"{respacing}-{hashlib.sha256(kept.tobytes()).hexdigest()[:8]}"
 
     def label_rule(self, labels: Sequence[int] | None) -> Callable:
         """Sample numbers to labels: the given ones, or all classes, in turn."""
@@ -140,6 +150,7 @@ def load(workdir: str, ema: str = "") -> TrainedModel:
     if not (path / "config.json").exists():
         raise ValueError(f"{workdir} is not a work directory: it has no config.json")
     config = configuration.config_from_dict(read_config(path))
+    configuration.check_config(config, recipe_config("default"))
     small = config.model.small_size
     if small:
         raise ValueError(

@@ -101,6 +101,15 @@ def test_dp_respacing_is_searched_once_and_works_in_every_command(uninterrupted,
     model = iddpm_jax.load(str(workdir))
     kept = np.asarray(model.build_diffusion("dp5").model_timesteps)
     np.testing.assert_allclose(kept, timesteps[5, :5] * 100)
+    # Results of another search are told apart.
+    before = model.respacing_name("dp5")
+    assert before.startswith("dp5-")
+    with np.load(workdir / "dp_respacing.npz") as arrays:
+        table = dict(arrays)
+    table["timesteps"][5, :5] = [0, 1, 2, 3, 9]
+    np.savez(workdir / "dp_respacing.npz", **table)
+    assert model.respacing_name("dp5") != before
+    assert model.respacing_name("ddim5") == "ddim5"
     assert model.sample(2, respacing="dp3").shape == (2, 8, 8, 1)
     with pytest.raises(ValueError, match="has from dp2 to dp10"):
         model.build_diffusion("dp11")

@@ -58,3 +58,20 @@ def test_a_folder_that_does_not_fit_is_refused_in_one_line(folder, tmp_path):
         assert message in result.stderr
         assert "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_bad_image_that_is_an_error_stops_in_one_line_with_what_was_learned(folder, tmp_path):
+    for path in sorted(folder.iterdir())[20:]:
+        path.write_bytes(b"no image")
+    workdir = tmp_path / "run"
+    flags = ("--config.data.name=folder", f"--config.data.dir={folder}", "--config.data.cache_mb=0")
+    result = train(
+        workdir,
+        *flags,
+        "--config.data.on_bad_image=error",
+        "--config.model.num_classes=3",  # One more than there are names for.
+        "--config.train.num_steps=2",
+    )
+    assert result.returncode == 1
+    assert "cannot be used: it is no image of the formats" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -113,8 +113,7 @@ def test_load_refuses_what_is_no_work_directory(tmp_path, uninterrupted):
     workdir = tmp_path / "copy"
     shutil.copytree(uninterrupted, workdir)
     shutil.rmtree(workdir / "checkpoints" / "6" / "ema")
-    with pytest.raises(ValueError, match=r"checkpoints/6/ema cannot be read"):
-        iddpm_jax.load(str(workdir))
+    assert iddpm_jax.load(str(workdir)).step == 4  # The newest sound one.
     shutil.rmtree(workdir / "checkpoints")
     with pytest.raises(ValueError, match="no complete checkpoint"):
         iddpm_jax.load(str(workdir))

@@ -72,38 +72,36 @@ def class_names_of(names: Sequence[str], rule: str) -> tuple[str, ...]:
     return tuple(sorted({class_of(name, rule) for name in names}))
 
 
+def check_labelled(names: Sequence[str], rule: str, where: str) -> None:
+    """Raises ValueError for a file whose name tells no class."""
+    for name in names:
+        if rule == "prefix" and "_" not in name.rpartition("/")[2]:
+            raise ValueError(
+                f"{name!r} in {where!r} has no class: with labels by prefix it is what comes "
+                "before the first underscore of the file's name"
+            )
+        if rule == "directory" and "/" not in name:
+            raise ValueError(
+                f"{name!r} in {where!r} has no class: with labels by directory it is the folder "
+                "that a file is in"
+            )
+
+
 def _labels(all_names, names, options: DataOptions) -> tuple[np.ndarray, tuple[str, ...]]:
     if options.labels == "none":
         return np.zeros(len(names), np.int32), ()
-    for name in all_names:
-        file = name.rpartition("/")[2]
-        if options.labels == "prefix" and "_" not in file:
-            raise ValueError(
-                f"{name!r} in {options.dir!r} has no class: with data.labels='prefix' it is what "
-                "comes before the first underscore of the file's name"
-            )
-        if options.labels == "directory" and "/" not in name:
-            raise ValueError(
-                f"{name!r} in {options.dir!r} has no class: with data.labels='directory' it is "
-                "the folder that a file is in"
-            )
-    found = class_names_of(all_names, options.labels)
-    known = options.class_names or found
-    unknown = sorted(set(found) - set(known))
-    if unknown:
-        raise ValueError(
-            f"{options.dir!r} has the classes {', '.join(unknown[:5])}, which the run's "
-            f"labels.json does not have; it has {len(known)}"
-        )
+    check_labelled(all_names, options.labels, options.dir)
+    known = class_names_of(all_names, options.labels)
     ids = {name: i for i, name in enumerate(known)}
-    return np.array([ids[class_of(n, options.labels)] for n in names], np.int32), tuple(known)
+    return np.array([ids[class_of(n, options.labels)] for n in names], np.int32), known
 
 
 class FolderSource:
     """Image files, decoded when they are asked for.
 
     Where one cannot be decoded, the next one that can be stands in for it, with a warning that
-    names it; with on_bad_image="error" that is an error.
+    names it; with on_bad_image="error" that is an error. Batches have `sound` bool `[B]` besides:
+    whether an image is the one that was asked for.
     """
 
     def __init__(
@@ -132,12 +130,13 @@ class FolderSource:
             number = i % len(self)
             image = self._decode(number) if number not in self._bad else None
             if image is not None:
-                return {"image": image, "label": self._labels[number]}
+                label = self._labels[number]
+                return {"image": image, "label": label, "sound": np.bool_(number == index)}
         raise ValueError(f"none of the {len(self)} images of {self._options.dir!r} can be decoded")
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         items = [self[int(index)] for index in indices]
-        return {key: np.stack([item[key] for item in items]) for key in ("image", "label")}
+        return {key: np.stack([item[key] for item in items]) for key in items[0]}
 
     def decoded(self) -> InMemorySource:
         """All images in memory, without those that cannot be decoded."""

@@ -7,7 +7,7 @@ import io
 
 import numpy as np
 from absl import logging
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 EXTENSIONS = ("jpg", "jpeg", "png", "gif", "webp", "bmp")
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")  # Others are never tried, whatever the file says.
@@ -46,12 +46,16 @@ def decode_image(data: bytes, size: int, channels: int, *, exif: bool = True) ->
             return _resize_and_crop(image, size, channels)
     except BadImageError:
         raise
+    except UnidentifiedImageError as error:
+        raise BadImageError(f"it is no image of the formats {', '.join(_FORMATS)}") from error
     except Exception as error:  # PIL raises many kinds for damaged files.
         raise BadImageError(f"{type(error).__name__}: {error}") from error
 
 
 def fit_array(pixels: np.ndarray, size: int, channels: int) -> np.ndarray:
     """`decode_image` for an image that is decoded already: uint8 `[H, W, C]`, any H and W."""
+    if pixels.dtype != np.uint8:
+        raise BadImageError(f"an image of {pixels.dtype}, expected uint8")
     if pixels.shape == (size, size, channels):
         return pixels
     return _resize_and_crop(Image.fromarray(np.squeeze(pixels)), size, channels)

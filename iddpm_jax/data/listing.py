@@ -3,11 +3,14 @@
 Archives are read in place.
 """
 
+import lzma
 import os
 import pathlib
+import posixpath
 import tarfile
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -16,6 +19,7 @@ from absl import logging
 from iddpm_jax.data.images import EXTENSIONS
 
 MAX_FILE_SIZE = 2**28  # Bytes of one image file.
+_MAX_LINKS = 16  # That one link in a tar archive may lead through.
 
 
 class Listing(NamedTuple):
@@ -100,8 +104,8 @@ def _zip(path: pathlib.Path) -> Listing:
         _check_size(sizes[name])
         try:
             return local.archive.read(name)
-        except (RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
-            raise ValueError(str(error)) from error
+        except (RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
 
     return Listing(_sorted_names(sizes), read)
 
@@ -109,26 +113,53 @@ def _zip(path: pathlib.Path) -> Listing:
 def _tar(path: pathlib.Path) -> Listing:
     try:
         with tarfile.open(path, "r:") as archive:
-            members = {m.name: (m.offset_data, m.size) for m in archive if m.isreg()}
+            entries = {posixpath.normpath(member.name): member for member in archive}
+            end = archive.offset
     except tarfile.ReadError as error:
         raise ValueError(
-            f"data.dir={str(path)!r} is a compressed tar archive, which cannot be read in place; "
-            "unpack it, or store it uncompressed"
+            f"data.dir={str(path)!r} is a damaged tar archive, or a compressed one, which cannot "
+            f"be read in place; unpack it, or store it uncompressed ({error})"
         ) from error
+    with path.open("rb") as file:
+        file.seek(end)
+        # tarfile takes whatever is no header for the end, which is a block of zeros.
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise ValueError(f"data.dir={str(path)!r} is damaged or truncated at byte {end}")
+    members = {name: _tar_member(entries, name) for name in entries if _is_image_path(name)}
+    for name in [name for name, member in members.items() if member is None]:
+        logging.warning("%s: %r is left out: it is no whole file of the archive", path, name)
+        del members[name]
 
     def read(name: str) -> bytes:
-        offset, size = members[name]
-        _check_size(size)
+        member = members[name]
+        _check_size(member.size)
         with path.open("rb") as file:
-            file.seek(offset)
-            return file.read(size)
+            file.seek(member.offset_data)
+            return file.read(member.size)
 
     return Listing(_sorted_names(members), read)
 
 
+def _tar_member(entries: dict[str, tarfile.TarInfo], name: str) -> tarfile.TarInfo | None:
+    """The file that a name stands for, links within the archive followed."""
+    for _ in range(_MAX_LINKS):
+        member = entries.get(name)
+        if member is None or not (member.isreg() or member.islnk() or member.issym()):
+            return None
+        if member.isreg():
+            return None if member.issparse() else member
+        folder = posixpath.dirname(name) if member.issym() else ""
+        name = posixpath.normpath(posixpath.join(folder, member.linkname))
+    return None
+
+
+def _is_image_path(name: str) -> bool:
+    return _is_image(name.rpartition("/")[2])
+
+
 def _sorted_names(names: Sequence[str]) -> tuple[str, ...]:
     """In the order in which the folder would be walked that the archive was made of."""
-    images = (name for name in names if _is_image(name.rpartition("/")[2]))
+    images = (name for name in names if _is_image_path(name))
     return tuple(sorted(images, key=lambda name: name.split("/")))
 
 

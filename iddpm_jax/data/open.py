@@ -3,16 +3,22 @@
 from iddpm_jax.data.folder import folder_source
 from iddpm_jax.data.options import DataOptions
 from iddpm_jax.data.packed import packed_source
+from iddpm_jax.data.relabel import relabelled
 from iddpm_jax.data.sources import Source, digits_source
 from iddpm_jax.data.tfds_source import tfds_source
 
 
 def load_source(options: DataOptions) -> Source:
-    """Opens the source that `options` describes.
+    """Opens the source that `options` describes, with the labels of `options.class_names`.
 
     Raises:
       ValueError: there is no such source, it has no such split, or it cannot be read.
     """
+    where = f"data.name={options.name!r} in data.dir={options.dir!r}"
+    return relabelled(_open(options), options.class_names, where)
+
+
+def _open(options: DataOptions) -> Source:
     if options.name == "digits":
         if options.dir:
             raise ValueError(

@@ -7,9 +7,11 @@
 Axis letters: N images, B batch, H W C image.
 """
 
+import fcntl
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,18 +67,45 @@ class PackedWriter:
         if (folder / "info.json").exists():
             raise ValueError(f"{folder} is complete already")
         folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (folder / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._continue()
+        except BlockingIOError:
+            self._lock.close()
+            raise ValueError(f"{folder} is being written by another process") from None
+        except ValueError:
+            self._lock.close()
+            raise
+
+    def _continue(self) -> None:
+        """Goes back to the last note of progress; what was written since is written again."""
         self.seen = self._kept = 0
         if self._progress.exists():
-            before = json.loads(self._progress.read_text(encoding="utf-8"))
+            before = self._read_progress()
             if before["origin"] != self._origin:
                 raise ValueError(
-                    f"{folder} was begun from {before['origin']}, not from {self._origin}; choose "
-                    "another --out"
+                    f"{self._folder} was begun from {before['origin']}, not from {self._origin}; "
+                    "choose another --out"
                 )
             self.seen, self._kept = before["seen"], before["kept"]
-        # What was written after the last note of progress is written again.
-        self._images = self._opened("images.bin", self._kept * int(np.prod(shape)))
-        self._labels = self._opened("labels.bin", self._kept * 4)
+        sizes = {"images.bin": self._kept * int(np.prod(self._shape)), "labels.bin": self._kept * 4}
+        for name, size in sizes.items():
+            path = self._folder / name
+            if size > (path.stat().st_size if path.exists() else 0):
+                raise ValueError(
+                    f"{path} is shorter than what was noted; delete {self._folder} and pack anew"
+                )
+        self._images, self._labels = (self._opened(name, size) for name, size in sizes.items())
+
+    def _read_progress(self) -> dict[str, Any]:
+        try:
+            before = json.loads(self._progress.read_text(encoding="utf-8"))
+            return {"origin": before["origin"], **{k: int(before[k]) for k in ("seen", "kept")}}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self._progress} cannot be read; delete {self._folder} and pack anew"
+            ) from error
 
     def _opened(self, name: str, size: int):
         file = (self._folder / name).open("ab")
@@ -104,11 +133,16 @@ class PackedWriter:
     def finish(self, class_names: Sequence[str]) -> int:
         """Completes the split, and returns how many images it has."""
         if not self._kept:
+            for file in (self._images, self._labels, self._lock):
+                file.close()
+            shutil.rmtree(self._folder)
             raise ValueError("there was no image that can be used")
         self._note()
         self._images.close()
         self._labels.close()
         size, _, channels = self._shape
+        if (self._folder / "images.bin").stat().st_size != self._kept * int(np.prod(self._shape)):
+            raise ValueError(f"{self._folder} was written by somebody else too; delete it")
         info = {
             "format_version": FORMAT_VERSION,
             "count": self._kept,
@@ -119,6 +153,8 @@ class PackedWriter:
         }
         _write_json(self._folder / "info.json", info)
         self._progress.unlink()
+        (self._folder / ".lock").unlink()
+        self._lock.close()
         return self._kept
 
 

@@ -4,6 +4,7 @@ An origin yields its images in a fixed order, from any number on, each decoded b
 Axis letters: H W C image.
 """
 
+import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from iddpm_jax.data.folder import class_names_of, class_of
+from iddpm_jax.data.folder import check_labelled, class_names_of, class_of
 from iddpm_jax.data.images import BadImageError, decode_image, fit_array
 from iddpm_jax.data.listing import list_images
 from iddpm_jax.data.packed import PackedWriter
@@ -40,6 +41,7 @@ def folder_origin(
 ) -> Origin:
     """A folder or archive, such as ImageNet's with one directory for each class."""
     listing = list_images(source)
+    check_labelled(listing.names, labels, str(source))
     classes = () if labels == "none" else class_names_of(listing.names, labels)
     ids = {name: i for i, name in enumerate(classes)}
 
@@ -78,8 +80,9 @@ def imagenet_npz_origin(source: pathlib.Path, size: int) -> Origin:
 def _npz_part(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            data, labels = arrays["data"], np.asarray(arrays["labels"]).reshape(-1)
-    except (OSError, ValueError, KeyError) as error:
+            data = arrays["data"]
+            labels = np.asarray(arrays["labels"]).reshape(-1).astype(np.int64)
+    except Exception as error:  # numpy and zipfile raise many kinds.
         raise ValueError(f"{file} is not a part of down-sampled ImageNet: {error}") from error
     if data.dtype != np.uint8 or len(data) != len(labels) or labels.min() < 1:
         raise ValueError(
@@ -148,6 +151,12 @@ def _decoded(origin: Origin, start: int, threads: int) -> Iterator[tuple[int, ob
             yield from zip(numbers, pool.map(read, numbers), strict=True)
 
 
-def describe(kind: str, source: pathlib.Path, options: Sequence[object]) -> dict:
+def describe(
+    kind: str, source: pathlib.Path, options: Sequence[object], origin: Origin
+) -> dict[str, object]:
     """What an origin is, for the record; two that differ here are not mixed."""
-    return json.loads(json.dumps({"kind": kind, "source": str(source), "options": list(options)}))
+    names = hashlib.sha256()
+    for number in range(origin.count):
+        names.update(origin.name(number).encode("utf-8", "surrogateescape") + b"\n")
+    record = {"kind": kind, "source": str(source), "options": list(options)}
+    return json.loads(json.dumps({**record, "names": names.hexdigest()}))

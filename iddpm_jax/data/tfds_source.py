@@ -4,6 +4,7 @@ Axis letters: N images, B batch, H W C image.
 """
 
 import os
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,6 +16,8 @@ from iddpm_jax.data.sources import InMemorySource, Source
 from iddpm_jax.data.splits import parse_split
 
 FILE_FORMAT = "array_record"
+_HOST = ("storage.googleapis.com", 443)
+_TIMEOUT = 5.0  # Seconds.
 _SHOW_BAR_FROM = 1000
 
 
@@ -27,6 +30,19 @@ def load_builder(name: str, directory: str):
     except Exception as error:  # TFDS raises many kinds.
         raise ValueError(
             f"data.name='tfds:{name}' cannot be opened: {_first_line(error)}"
+        ) from error
+
+
+def check_network() -> None:
+    """Raises ValueError where there is no network, which TFDS itself finds out after minutes."""
+    if any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "all_proxy")):
+        return
+    try:
+        socket.create_connection(_HOST, timeout=_TIMEOUT).close()
+    except OSError as error:
+        raise ValueError(
+            f"there is no network: {_HOST[0]} cannot be reached ({error}). Prepare the dataset "
+            "where there is one, and copy its directory or give it as --data_dir"
         ) from error
 
 

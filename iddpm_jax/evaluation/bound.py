@@ -54,7 +54,7 @@ def make_bound(
         labels = batch.labels if model.num_classes else None
         inputs = jax.device_put((batch.indices, batch.images, labels), rows)
         result = {
-            name: np.asarray(value, np.float64)[: batch.count]
+            name: np.asarray(value, np.float64)[batch.valid]
             for name, value in jax.device_get(bound(params, d, np.uint32(seed), *inputs)).items()
         }
         return {
@@ -70,14 +70,14 @@ def make_bound(
 class BoundSummary(NamedTuple):
     """The bound over all images, in bits per dimension.
 
-    bits_per_dim: mean of the bound; standard_error: of that mean, over images.
+    bits_per_dim: mean of the bound; standard_error: of that mean, over images; None for one.
     prior_bpd, kl_bpd, decoder_bpd: its parts: at T, between, and from t = 0 to the data.
     num_images: N.
     terms: means over images of `vb`, `mse` and `xstart_mse`, float64 `[T]`, t = T-1 first.
     """
 
     bits_per_dim: float
-    standard_error: float
+    standard_error: float | None
     prior_bpd: float
     kl_bpd: float
     decoder_bpd: float
@@ -92,11 +92,13 @@ def summarise(parts: Iterable[Mapping[str, np.ndarray]]) -> BoundSummary:
         np.concatenate([part[name] for part in parts]) for name in ("total", "prior", "decoder")
     )
     count = len(total)
-    error = total.std(ddof=1) / math.sqrt(count) if count > 1 else math.nan
+    if not count:
+        raise ValueError("there was no image that can be used")
+    error = float(total.std(ddof=1) / math.sqrt(count)) if count > 1 else None
     terms = {name: sum(part[name] for part in parts) / count for name in _TERMS}
     return BoundSummary(
         bits_per_dim=float(total.mean()),
-        standard_error=float(error),
+        standard_error=error,
         prior_bpd=float(prior.mean()),
         kl_bpd=float((total - prior - decoder).mean()),
         decoder_bpd=float(decoder.mean()),

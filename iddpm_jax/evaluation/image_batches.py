@@ -12,23 +12,23 @@ Load = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
 class ImageBatch(NamedTuple):
-    """A batch; rows from `count` on only fill it up, so that nothing compiles twice.
+    """A batch, filled up to its size so that nothing compiles twice.
 
     indices: int `[B]`, the images' numbers in their source.
     images: float32 `[B, H, W, C]` in [-1, 1].
     labels: int32 `[B]`.
-    count: rows that count.
+    valid: bool `[B]`; rows that only fill the batch up, or stand in for a bad image, do not count.
     """
 
     indices: np.ndarray
     images: np.ndarray
     labels: np.ndarray
-    count: int
+    valid: np.ndarray
 
     @property
-    def weights(self) -> np.ndarray:
-        """float32 `[B]`: 1, and 0 for rows that do not count."""
-        return (np.arange(len(self.indices)) < self.count).astype(np.float32)
+    def count(self) -> int:
+        """Number of rows that count."""
+        return int(self.valid.sum())
 
 
 def spread_indices(total: int, wanted: int) -> np.ndarray:
@@ -48,11 +48,14 @@ def image_batches(
     """Yields batches of the images `indices`, from batch number `first_batch` on.
 
     Args:
-      load: indices to a dict of `image` uint8 `[B, H, W, C]` and `label` `[B]`.
+      load: indices to a dict of `image` uint8 `[B, H, W, C]`, `label` `[B]` and, where bad
+        images are possible, `sound` bool `[B]`: whether each is the one that was asked for.
     """
     for start in range(first_batch * batch_size, len(indices), batch_size):
         part = indices[start : start + batch_size]
         filled = np.append(part, np.repeat(part[-1:], batch_size - len(part)))
         batch = load(filled)
         images = batch["image"].astype(np.float32) / 127.5 - 1.0
-        yield ImageBatch(filled, images, batch["label"].astype(np.int32), len(part))
+        valid = np.arange(batch_size) < len(part)
+        valid &= batch.get("sound", True)
+        yield ImageBatch(filled, images, batch["label"].astype(np.int32), valid)

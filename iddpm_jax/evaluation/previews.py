@@ -51,7 +51,8 @@ class Preview:
             rows = classes
         columns = max(1, self.num_samples // rows)
         shown = np.unique(np.linspace(0, classes - 1, rows).round().astype(np.int32))
-        names = tuple(self.class_names[i] if self.class_names else str(i) for i in shown)
+        named = len(self.class_names)
+        names = tuple(self.class_names[i] if i < named else str(i) for i in shown)
         return shown.repeat(columns), columns, names
 
     def make(self):

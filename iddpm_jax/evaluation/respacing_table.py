@@ -51,7 +51,7 @@ def searched_timesteps(workdir: pathlib.Path, respacing: str) -> np.ndarray | No
     try:
         with np.load(path) as arrays:
             table = RespacingTable(**{name: arrays[name] for name in RespacingTable._fields})
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read ({error}); delete it and search anew") from error
     count, largest = int(match[1]), len(table.bounds) - 1
     if not 2 <= count <= largest:

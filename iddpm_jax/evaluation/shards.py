@@ -37,7 +37,7 @@ def claim(
     settings = json.loads(json.dumps(settings))
     file = directory / record
     if file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = _read_record(file)
         changed = [
             f"{key}: there {before.get(key)!r}, now {settings.get(key)!r}"
             for key in sorted(before.keys() | settings.keys())
@@ -56,6 +56,16 @@ def claim(
         write_atomically(file, (json.dumps(settings, indent=2) + "\n").encode())
     except OSError as error:
         raise ValueError(f"{directory} cannot be written: {error}") from error
+
+
+def _read_record(file: pathlib.Path) -> dict[str, Any]:
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error}; choose another --out") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{file} cannot be read: it holds no settings; choose another --out")
+    return record
 
 
 class Shards:
@@ -79,8 +89,15 @@ class Shards:
     def read(self, count: int | None = None) -> Iterator[dict[str, np.ndarray]]:
         """Yields the arrays of the first `count` parts, or of all."""
         for number in range(self.count() if count is None else count):
-            with np.load(self._path(number)) as part:
-                yield {name: part[name] for name in part.files}
+            try:
+                with np.load(self._path(number)) as part:
+                    arrays = {name: part[name] for name in part.files}
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+                raise ValueError(
+                    f"{self._path(number)} cannot be read ({error}); delete it, and what it had is "
+                    "computed again"
+                ) from error
+            yield arrays
 
     def remove(self) -> None:
         shutil.rmtree(self._directory, ignore_errors=True)

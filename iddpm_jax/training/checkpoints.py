@@ -23,6 +23,7 @@ import jax
 import optax
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.experimental import multihost_utils
 
 from iddpm_jax.training import checksums
 from iddpm_jax.training.state import TrainState
@@ -87,7 +88,7 @@ class Checkpoints:
             where, lambda: self._manager.restore(step, args=ocp.args.Composite(**items))
         )
         meta, data_state = restored["meta"], restored["data"]
-        version = meta.get("format_version")
+        version = _version(where, meta)
         if version not in (FORMAT_VERSION, _WITHOUT_CHECKSUMS):
             raise CheckpointError(
                 f"the checkpoint {where} has format version {version}, this program reads up to "
@@ -128,14 +129,17 @@ class Checkpoints:
 
     def _set_aside_after(self, step: int) -> None:
         damaged = [newer for newer in self.steps() if newer > step]
-        if not damaged or jax.process_index():
+        if not damaged:
             return
-        folder = self.directory.with_name("damaged")
-        folder.mkdir(exist_ok=True)
-        for newer in damaged:
-            target = folder / f"{newer}_{time.time_ns()}"
-            (self.directory / str(newer)).rename(target)
-            logging.warning("moved to %s; continuing from step %d", target, step)
+        if jax.process_index() == 0:
+            folder = self.directory.with_name("damaged")
+            folder.mkdir(exist_ok=True)
+            for newer in damaged:
+                target = folder / f"{newer}_{time.time_ns()}"
+                (self.directory / str(newer)).rename(target)
+                logging.warning("moved to %s; continuing from step %d", target, step)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoints are set aside")
         self._manager.reload()
 
     def close(self) -> None:
@@ -163,13 +167,23 @@ def _meta_digest(meta: dict, data_state: dict) -> str:
 
 
 def _verify(where: pathlib.Path, name: str, tree: Any, expected: dict[str, dict]) -> None:
-    bad = checksums.differing(checksums.of_tree(tree), expected.get(name, {}))
+    known = expected.get(name, {})
+    unknown = [path for path in checksums.paths(tree) if path not in known]
+    if unknown:
+        raise CheckpointError(f"the checkpoint {where} has no {unknown[0]} in its item {name}")
+    bad = checksums.differing(checksums.of_tree(tree), known)
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise CheckpointError(
             f"the checkpoint {where} is damaged: in its item {name}, {', '.join(bad[:3])}{more} "
             "are not what was saved"
         )
+
+
+def _version(where: pathlib.Path, meta: Any) -> Any:
+    if not isinstance(meta, dict) or not isinstance(meta.get("checksums", {}), dict):
+        raise CheckpointError(f"the checkpoint {where} is damaged: its meta item")
+    return meta.get("format_version")
 
 
 def _attempt(where: pathlib.Path, read: Callable[[], Any]) -> Any:
@@ -212,7 +226,11 @@ def load_params(workdir: pathlib.Path, ema: str, abstract_params: Any) -> tuple[
       CheckpointError: there is no complete checkpoint, or none is sound.
     """
     directory = (workdir / "checkpoints").absolute()
-    steps = sorted(int(p.name) for p in directory.glob("*") if p.name.isdigit() and p.is_dir())
+    steps = sorted(
+        int(p.name)
+        for p in directory.glob("*")
+        if p.name.isascii() and p.name.isdecimal() and p.is_dir()
+    )
     if not steps:
         raise CheckpointError(f"{workdir} has no complete checkpoint; train first")
     first_error = None
@@ -238,7 +256,7 @@ def _load_params(where: pathlib.Path, ema: str, abstract_params: Any) -> Any:
             return meta, checkpointer.restore(where / name, args)
 
     meta, tree = _attempt(where, read)
-    if meta.get("format_version") != _WITHOUT_CHECKSUMS:
+    if _version(where, meta) != _WITHOUT_CHECKSUMS:
         _verify(where, name, tree, meta.get("checksums", {}))
     return tree if ema == "none" else tree[ema]
 

@@ -23,6 +23,11 @@ def of_tree(tree: Any) -> Checksums:
     return {jax.tree_util.keystr(path): _of_array(_to_host(leaf)) for path, leaf in leaves}
 
 
+def paths(tree: Any) -> list[str]:
+    """Paths of all leaves."""
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
 def of_json(value: Any) -> str:
     """Checksum of a value that JSON can hold, whatever the order of its keys."""
     return _digest(json.dumps(value, sort_keys=True).encode())

@@ -21,7 +21,7 @@ from iddpm_jax.training import metrics as mt
 from iddpm_jax.training import sharding
 from iddpm_jax.training.checkpoints import Checkpoints, abstract_on
 from iddpm_jax.training.interrupt import StopRequest
-from iddpm_jax.training.prefetch import DeviceBatches
+from iddpm_jax.training.prefetch import DataError, DeviceBatches
 from iddpm_jax.training.progress import Progress
 from iddpm_jax.training.state import TrainState
 from iddpm_jax.training.step import initial_metrics, make_init, make_train_step
@@ -68,6 +68,7 @@ def train(run: Training, workdir: pathlib.Path) -> TrainState:
       NonFiniteError: after `run.max_nonfinite_steps` skipped steps in a row. The last good
         state is saved.
       CheckpointError: there are checkpoints, and none is sound.
+      DataError: images cannot be used. The state of the last step is saved.
     """
     with ExitStack() as stack:
         # Entered first and so left last: a signal must not end what is being saved.
@@ -127,7 +128,11 @@ def _run_steps(run, workdir, state, checkpoints, writer, progress, stop) -> Trai
         state = train_step(state, batches.take())
         last = step == run.num_steps
         if not last:
-            batches.fetch()
+            try:
+                batches.fetch()
+            except DataError:
+                save(state)
+                raise
         progress.advance(step)
         # Looking at the counter waits for the device, so it is not done at every step. The step
         # itself applies nothing any more once the limit is reached, so none is missed.

@@ -9,6 +9,10 @@ from iddpm_jax.training import sharding
 Batch = dict[str, jax.Array]
 
 
+class DataError(ValueError):
+    """Images that training needs cannot be used."""
+
+
 class DeviceBatches:
     """Takes batches from an iterator and puts them onto the devices.
 
@@ -22,9 +26,12 @@ class DeviceBatches:
         self._ahead: tuple[Batch, dict] | None = None
 
     def fetch(self) -> None:
-        """Gets the next batch ready, unless it is."""
+        """Gets the next batch ready, unless it is; DataError if it cannot be."""
         if self._ahead is None:
-            batch = next(self._batches)
+            try:
+                batch = next(self._batches)
+            except ValueError as error:
+                raise DataError(str(error)) from error
             on_devices = sharding.shard_batch(
                 self._mesh, {name: batch[name] for name in self._names}
             )

@@ -12,6 +12,7 @@ from PIL import Image
 from iddpm_jax.data import DataOptions, load_source
 from iddpm_jax.data.folder import FolderSource, class_names_of, class_of
 from iddpm_jax.data.listing import list_images
+from iddpm_jax.evaluation.image_batches import image_batches
 
 
 def _options(folder, **options) -> DataOptions:
@@ -79,7 +80,7 @@ def test_archives_are_read_in_place_in_the_order_of_the_folder(golden, tmp_path)
             np.testing.assert_array_equal(images, expected, err_msg=name)
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
         archive.add(root, ".", recursive=True)
-    with pytest.raises(ValueError, match="compressed tar archive"):
+    with pytest.raises(ValueError, match="or a compressed one, which cannot be read in place"):
         load_source(_options(tmp_path / "a.tar.gz"))
 
 
@@ -100,7 +101,7 @@ def test_labels_keep_their_ids_where_a_class_is_gone(folder):
     for path in folder.rglob("b_*"):
         path.unlink()
     source = load_source(_options(folder, labels="prefix", class_names=("a", "b", "c")))
-    assert sorted(set(source.labels.tolist())) == [0, 2]
+    assert sorted(set(source.batch(np.arange(len(source)))["label"].tolist())) == [0, 2]
     assert source.class_names == ("a", "b", "c")
     _write(folder / "new_1.png")
     with pytest.raises(ValueError, match=r"has the classes new, which the run's labels\.json"):
@@ -133,6 +134,60 @@ def test_splits_of_a_folder_are_stable_and_complete(folder):
     with pytest.raises(ValueError, match="a folder has train, test and all"):
         load_source(_options(folder, split="valid"))
     assert len(load_source(_options(folder, split="all[:10]", **options))) == 10
+
+
+def _tar(folder, path):
+    with tarfile.open(path, "w") as archive:
+        archive.add(folder, ".", recursive=True)
+    return path.read_bytes()
+
+
+def test_a_damaged_tar_is_no_smaller_data_set(folder, tmp_path):
+    path = tmp_path / "a.tar"
+    whole = _tar(folder, path)
+    with tarfile.open(path) as archive:
+        headers = [member.offset for member in archive]
+    flipped = bytearray(whole)
+    flipped[headers[6] + 20] ^= 1
+    for damaged in (whole[: headers[6]], whole[: headers[6] + 100], bytes(flipped)):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="is damaged"):
+            list_images(path)
+
+
+def test_links_within_a_tar_are_followed(folder, tmp_path, warned):
+    os.link(folder / "dir0" / "a_00.png", folder / "dir0" / "hard_1.png")
+    (folder / "dir1" / "soft_1.png").symlink_to("../dir0/a_00.png")
+    (folder / "dir1" / "nowhere_1.png").symlink_to("absent.png")
+    path = tmp_path / "a.tar"
+    _tar(folder, path)
+    listing = list_images(path)
+    assert len(listing.names) == 14
+    first = listing.read("dir0/a_00.png")
+    assert listing.read("dir0/hard_1.png") == listing.read("dir1/soft_1.png") == first
+    assert "nowhere_1.png" in warned.text
+
+
+def test_a_damaged_member_of_a_zip_is_a_bad_image(folder, tmp_path, warned):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.rglob("*.png")):
+            archive.write(file, file.relative_to(folder))
+        info = archive.getinfo("dir0/a_00.png")
+    data = bytearray(path.read_bytes())
+    for place in range(info.header_offset + 45, info.header_offset + 60):
+        data[place] ^= 0xFF
+    path.write_bytes(data)
+    assert len(load_source(_options(path))) == 11
+    assert "dir0/a_00.png" in warned.text
+
+
+def test_evaluation_counts_no_image_that_stands_in_for_another(folder):
+    (folder / "dir0" / "a_00.png").write_bytes(b"no image")
+    source = load_source(_options(folder, cache_mb=0))
+    batches = list(image_batches(source.batch, np.arange(12), 5))
+    assert sum(batch.count for batch in batches) == 11
+    assert not batches[0].valid[0]
 
 
 @pytest.mark.parametrize("cache_mb", [0, 10])

@@ -21,19 +21,63 @@ def _prepare(kind, *flags):
 
 def test_prepare_data_packs_a_folder_to_the_same_pixels(golden, tmp_path):
     root = golden.folder / "images"
-    flags = [f"--source={root}", f"--out={tmp_path}", "--image_size=32", "--labels=prefix"]
+    flags = [f"--source={root}", f"--out={tmp_path}", "--image_size=32"]
     result = _prepare("folder", *flags)
     assert result.returncode == 0, result.stderr
     assert "7 images in" in result.stdout
     packed = load_source(_options(tmp_path))
     folder = load_source(_options(root, name="folder"))
     np.testing.assert_array_equal(packed.images, folder.images)
-    assert packed.labels.tolist() == golden.npz("image_folder")["labels"].tolist()
-    assert packed.class_names[:2] == ("ant", "bee")
     assert len(load_source(_options(tmp_path, split="train[:3]"))) == 3
     again = _prepare("folder", *flags)
     assert again.returncode == 1
     assert "is complete already" in again.stderr
+
+
+def test_prepare_data_packs_classes_and_refuses_files_without_one(tmp_path):
+    for name in ("b_1.png", "a_2.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    origin = packing.folder_origin(tmp_path, 4, 3, "prefix", True)
+    assert origin.class_names == ("a", "b")
+    assert [origin.read(number)[1] for number in range(2)] == [0, 1]
+    Image.new("RGB", (4, 4)).save(tmp_path / "none.png")
+    with pytest.raises(ValueError, match=r"'none\.png'.*has no class"):
+        packing.folder_origin(tmp_path, 4, 3, "prefix", True)
+
+
+def test_packed_labels_follow_the_names_of_the_runs_classes(tmp_path):
+    writer = PackedWriter(tmp_path / "train", (4, 4, 1), {})
+    for i in range(2):
+        writer.add(np.full((4, 4, 1), i, np.uint8), i)
+    writer.finish(("b", "c"))
+    options = _options(tmp_path, image_size=4, channels=1, class_names=("a", "b", "c"))
+    source = load_source(options)
+    assert source.class_names == ("a", "b", "c")
+    assert source.batch(np.arange(2))["label"].tolist() == [1, 2]
+    assert source[1]["label"] == 2
+    with pytest.raises(ValueError, match=r"has the classes c, which the run's labels\.json"):
+        load_source(_options(tmp_path, image_size=4, channels=1, class_names=("a", "b")))
+
+
+def test_packed_writer_keeps_others_out_and_trusts_no_shorter_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("iddpm_jax.data.packed._SAVE_EVERY", 1)
+    writer = PackedWriter(tmp_path / "train", (4, 4, 1), {})
+    with pytest.raises(ValueError, match="is being written by another process"):
+        PackedWriter(tmp_path / "train", (4, 4, 1), {})
+    writer.add(np.zeros((4, 4, 1), np.uint8), 0)
+    for file in (writer._images, writer._labels, writer._lock):
+        file.close()
+    (tmp_path / "train" / "images.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"images\.bin is shorter than what was noted"):
+        PackedWriter(tmp_path / "train", (4, 4, 1), {})
+    (tmp_path / "train" / "progress.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"progress\.json cannot be read"):
+        PackedWriter(tmp_path / "train", (4, 4, 1), {})
+    empty = PackedWriter(tmp_path / "empty", (4, 4, 1), {})
+    empty.add(None, 0)
+    with pytest.raises(ValueError, match="no image that can be used"):
+        empty.finish(())
+    assert not (tmp_path / "empty").exists()
 
 
 class _Origin:
@@ -74,8 +118,8 @@ def test_pack_continues_after_a_crash_to_the_same_bytes(tmp_path, monkeypatch):
         writer = PackedWriter(tmp_path / "c", shape, record)
         with pytest.raises(CrashError):
             packing.pack(_Origin().make(), writer, 2, crash_at(number))
-        writer._images.close()
-        writer._labels.close()
+        for file in (writer._images, writer._labels, writer._lock):
+            file.close()
     with pytest.raises(ValueError, match="was begun from"):
         PackedWriter(tmp_path / "c", shape, {"kind": "other"})
     last = _Origin()
@@ -146,6 +190,9 @@ def test_prepare_data_refuses_in_one_line(tmp_path):
         "has no images": ["folder", f"--source={tmp_path}", f"--out={tmp_path / 'out'}"],
         "'tfds:no_such_set' cannot be opened": ["no_such_set"],
         "name one data set": ["a", "b"],
+        "--split='../x' must be of letters": [
+            *("folder", f"--source={tmp_path}", f"--out={tmp_path}", "--split=../x"),
+        ],
     }
     for message, arguments in wrong.items():
         result = run(["-m", "iddpm_jax.prepare_data", *arguments])

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from iddpm_jax import prepare_data
 from iddpm_jax.data import DataOptions, load_source, tfds_source
 
 
@@ -55,6 +54,6 @@ def test_tfds_that_is_not_prepared_says_how(tmp_path):
 def test_check_network_says_so_within_seconds(monkeypatch):
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(prepare_data, "_HOST", ("host.invalid", 443))
+    monkeypatch.setattr(tfds_source, "_HOST", ("host.invalid", 443))
     with pytest.raises(ValueError, match=r"there is no network: host\.invalid"):
-        prepare_data._check_network()
+        tfds_source.check_network()

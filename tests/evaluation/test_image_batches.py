@@ -17,7 +17,7 @@ def test_image_batches_takes_every_image_exactly_once():
     assert seen.tolist() == list(range(7))
     # The last batch is filled up to the size of all, with rows that do not count.
     assert {batch.images.shape for batch in batches} == {(3, 4, 1, 1)}
-    assert batches[-1].weights.tolist() == [1, 0, 0]
+    assert batches[-1].valid.tolist() == [True, False, False]
     for batch in batches:
         np.testing.assert_array_equal(batch.labels, batch.indices % 3)
         expected = batch.indices.astype(np.float32)[:, None] / 127.5 - 1

@@ -1,7 +1,8 @@
 import numpy as np
+import pytest
 
 from iddpm_jax.data import digits_source, make_batches
-from iddpm_jax.training.prefetch import DeviceBatches
+from iddpm_jax.training.prefetch import DataError, DeviceBatches
 from tests import tiny
 
 
@@ -23,3 +24,15 @@ def test_device_batches_are_those_of_the_iterator_and_know_their_position():
     resumed = _batches()
     resumed.set_state(ahead.position)
     np.testing.assert_array_equal(next(resumed)["image"], ahead.take()["image"])
+
+
+def test_device_batches_say_that_it_is_the_data():
+    class Bad:
+        def get_state(self):
+            return {}
+
+        def __next__(self):
+            raise ValueError("'a.png' cannot be used")
+
+    with pytest.raises(DataError, match=r"'a\.png' cannot be used"):
+        DeviceBatches(Bad(), tiny.mesh(1), ("image",)).take()

@@ -1,0 +1,46 @@
+"""Labels by the names of a run's classes, whatever order or subset of them a source has."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from iddpm_jax.data.sources import Source
+
+
+class Relabelled:
+    """A source whose labels are those that other class names give them."""
+
+    def __init__(self, source: Source, class_names: tuple[str, ...], ids: np.ndarray):
+        self._source, self._ids = source, ids
+        self.class_names = class_names
+        self.image_shape = source.image_shape
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        item = self._source[index]
+        return {**item, "label": self._ids[item["label"]]}
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        batch = self._source.batch(indices)
+        return {**batch, "label": self._ids[batch["label"]]}
+
+
+def relabelled(source: Source, class_names: Sequence[str], where: str) -> Source:
+    """`source` with the labels of `class_names`.
+
+    Raises:
+      ValueError: it has a class that is not among them.
+    """
+    known = tuple(class_names)
+    if source.class_names == known or not source.class_names or not known:
+        return source
+    unknown = [name for name in source.class_names if name not in known]
+    if unknown:
+        raise ValueError(
+            f"{where} has the classes {', '.join(unknown[:5])}, which the run's labels.json does "
+            f"not have; it has {len(known)}"
+        )
+    ids = np.array([known.index(name) for name in source.class_names], np.int32)
+    return Relabelled(source, known, ids)
