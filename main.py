@@ -7,12 +7,12 @@ Any key of the configuration can be given: --config.train.num_steps=10000
 
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from configs import default
 from iddpm_jax import compilation_cache, configuration, factory
-from iddpm_jax.command_line import parse_flags, reason
+from iddpm_jax.command_line import configure_logging, parse_flags, reason
 from iddpm_jax.training import loop, workdir
 from iddpm_jax.training.checkpoints import CheckpointError
 from iddpm_jax.training.prefetch import DataError
@@ -46,9 +46,11 @@ def main(argv: list[str]) -> None:
             loop.train(run, directory)
     except (workdir.LockedError, CheckpointError, DataError, loop.NonFiniteError) as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {directory} cannot be written: {error}")
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.WARNING)
+    configure_logging()
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(main, flags_parser=parse_flags)

@@ -1,8 +1,9 @@
 """What commands that take a --config share: flags that are wrong are one line, not a trace."""
 
+import logging as python_logging
 import sys
 
-from absl import flags
+from absl import flags, logging
 
 from configs import default
 from iddpm_jax import configuration
@@ -20,6 +21,14 @@ def parse_flags(argv: list[str]) -> list[str]:
     # A recipe is a program and may fail in any way.
     except Exception as error:
         sys.exit(f"error: {reason(error)}\nSee --help")
+
+
+def configure_logging() -> None:
+    """Warnings, without those of Orbax: what it raises is reported in a line of ours."""
+    logging.set_verbosity(logging.WARNING)
+    logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+    # Where one write fails, hundreds of others say so too.
+    python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL + 1)
 
 
 def reason(error: BaseException) -> str:

@@ -8,7 +8,6 @@ trained with, or what is asked for. A whole training run moves with --ema and --
 """
 
 import hashlib
-import logging as python_logging
 import os
 import pathlib
 import shlex
@@ -17,12 +16,12 @@ import sys
 import time
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from configs import default
 from iddpm_jax import configuration, factory, models, torch_run
-from iddpm_jax.command_line import parse_flags, reason
+from iddpm_jax.command_line import configure_logging, parse_flags, reason
 from iddpm_jax.published import PUBLISHED
 from iddpm_jax.torch_config import config_for
 from iddpm_jax.torch_files import read_state_dict
@@ -233,9 +232,7 @@ def _report(workdir: pathlib.Path, config, record: dict, count: int) -> None:
 
 def run() -> None:
     """The command line."""
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant.
-    # Of several writes that fail, one is reported.
-    python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL + 1)
+    configure_logging()
     jax.config.update("jax_platforms", "cpu")  # Nothing is computed.
     flags.mark_flags_as_required(["checkpoint", "workdir"])
     app.run(main, flags_parser=parse_flags)

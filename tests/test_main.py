@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -117,3 +118,22 @@ def test_main_stops_when_nothing_is_finite_any_more(tmp_path):
     assert "train.max_nonfinite_steps=3" in result.stderr
     saved = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
     assert all(np.isfinite(leaf).all() for leaf in _arrays(tmp_path, max(saved)))
+
+
+def test_main_says_in_a_line_that_a_checkpoint_cannot_be_written(tmp_path):
+    """As on a full disk: no file may grow beyond 300 kB."""
+    command = [sys.executable, *train_command(tmp_path / "run", "--config.train.num_steps=6")]
+    result = subprocess.run(
+        ["bash", "-c", f"ulimit -f 300; exec {shlex.join(command)}"],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 1, result.stdout
+    # After what the libraries print of their own accord.
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(
+        f"error: a checkpoint in {tmp_path / 'run' / 'checkpoints'} could not be"
+    )

@@ -61,14 +61,22 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, data_state: dict, config: dict) -> None:
-        """Saves the state under its step, unless that step is saved already."""
+        """Saves the state under its step, unless that step is saved already.
+
+        Raises:
+          CheckpointError: this checkpoint, or the one before, could not be written.
+        """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
         trees = {name: tree for name, tree in split(state).items() if tree}
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         items |= json_items(step, trees, data_state, config)
-        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        # Orbax writes in the background, and says here what became of the checkpoint before.
+        self._write(lambda: self._manager.save(step, args=ocp.args.Composite(**items), force=True))
+
+    def _write(self, call: Callable[[], Any]) -> None:
+        _attempt(call, f"a checkpoint in {self.directory} could not be written")
 
     def restore(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict]:
         """Loads the state saved at `step` and the data iterator's position.
@@ -85,7 +93,8 @@ class Checkpoints:
         items |= {name: ocp.args.JsonRestore() for name in _JSON_ITEMS}
         where = self.directory / str(step)
         restored = _attempt(
-            where, lambda: self._manager.restore(step, args=ocp.args.Composite(**items))
+            lambda: self._manager.restore(step, args=ocp.args.Composite(**items)),
+            f"the checkpoint {where} cannot be read",
         )
         meta, data_state = restored["meta"], restored["data"]
         version = _version(where, meta)
@@ -143,8 +152,8 @@ class Checkpoints:
         self._manager.reload()
 
     def close(self) -> None:
-        """Waits until everything is written."""
-        self._manager.wait_until_finished()
+        """Waits until everything is written; CheckpointError if it could not be."""
+        self._write(self._manager.wait_until_finished)
         self._manager.close()
 
 
@@ -186,8 +195,8 @@ def _version(where: pathlib.Path, meta: Any) -> Any:
     return meta.get("format_version")
 
 
-def _attempt(where: pathlib.Path, read: Callable[[], Any]) -> Any:
-    """Calls `read`; CheckpointError for whatever Orbax raises for damaged files."""
+def _attempt(call: Callable[[], Any], failure: str) -> Any:
+    """Calls `call`; CheckpointError for whatever Orbax raises for damaged files or full disks."""
     hook, logger = sys.unraisablehook, python_logging.getLogger("asyncio")
     level = logger.level
 
@@ -200,10 +209,10 @@ def _attempt(where: pathlib.Path, read: Callable[[], Any]) -> Any:
     logger.setLevel(python_logging.CRITICAL + 1)
     try:
         try:
-            return read()
+            return call()
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
-            message = f"the checkpoint {where} cannot be read ({type(error).__name__}: {reason})"
+            message = f"{failure} ({type(error).__name__}: {reason})"
         gc.collect()  # Now, and not whenever; `error`, which holds on to them, is gone.
         raise CheckpointError(message)
     finally:
@@ -255,7 +264,7 @@ def _load_params(where: pathlib.Path, ema: str, abstract_params: Any) -> Any:
             args = ocp.args.PyTreeRestore(abstract, restore_args=restore_args, partial_restore=True)
             return meta, checkpointer.restore(where / name, args)
 
-    meta, tree = _attempt(where, read)
+    meta, tree = _attempt(read, f"the checkpoint {where} cannot be read")
     if _version(where, meta) != _WITHOUT_CHECKSUMS:
         _verify(where, name, tree, meta.get("checksums", {}))
     return tree if ema == "none" else tree[ema]
