@@ -22,10 +22,11 @@ from configs import digits
 from iddpm_jax import compilation_cache, factory
 from iddpm_jax.data import digits_source
 from iddpm_jax.evaluation.bound import make_bound, summarise
+from iddpm_jax.evaluation.files import write_json
 from iddpm_jax.evaluation.image_batches import image_batches
 from iddpm_jax.evaluation.plots import save_curves_plot
 from iddpm_jax.training import loop, sharding
-from iddpm_jax.training.workdir import LockedError, lock, open_workdir, write_json
+from iddpm_jax.training.workdir import LockedError, lock, open_workdir
 
 _OUT = flags.DEFINE_string("out", "runs/ablation", "Directory of all runs and the table.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each kind.", lower_bound=1)

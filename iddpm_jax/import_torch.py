@@ -22,11 +22,12 @@ from ml_collections import config_flags
 from configs import default
 from iddpm_jax import configuration, factory, models, torch_run
 from iddpm_jax.command_line import configure_logging, parse_flags, reason
+from iddpm_jax.evaluation.files import write_json
 from iddpm_jax.published import PUBLISHED
 from iddpm_jax.torch_config import config_for
 from iddpm_jax.torch_files import read_state_dict
 from iddpm_jax.training.host_checkpoints import save_host_state
-from iddpm_jax.training.workdir import lock, open_workdir, write_json
+from iddpm_jax.training.workdir import lock, open_workdir
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "The network's weights: a state dict, .pt or .safetensors."

@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from iddpm_jax import compilation_cache, trained
 from iddpm_jax.diffusion import VarType
 from iddpm_jax.evaluation.bound import BoundSummary, make_bound, summarise
-from iddpm_jax.evaluation.files import npz_bytes, write_atomically
+from iddpm_jax.evaluation.files import npz_bytes, write_atomically, write_json
 from iddpm_jax.evaluation.generation import batch_size_for
 from iddpm_jax.evaluation.image_batches import image_batches, spread_indices
 from iddpm_jax.evaluation.plots import save_terms_plot
@@ -117,7 +117,7 @@ def _finish(out: pathlib.Path, settings: dict, summary: BoundSummary) -> None:
     save_terms_plot(out / "vb_terms.png", {"vb": summary.terms["vb"]})
     numbers = {key: value for key, value in summary._asdict().items() if key != "terms"}
     result = {**numbers, "num_timesteps": len(summary.terms["vb"]), **settings}
-    write_atomically(out / "nll.json", (json.dumps(result, indent=2) + "\n").encode())
+    write_json(out / "nll.json", result)
 
 
 def _report(out: pathlib.Path, result: dict) -> None:

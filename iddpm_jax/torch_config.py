@@ -113,7 +113,6 @@ def contradictions(arch: Architecture, values: Flat) -> list[str]:
     )
     mult = tuple(values["model.channel_mult"]) or factory.default_channel_mult(image_size)
     sizes = values["model.attention_resolutions"]
-    null_class = bool(values["train.label_dropout"])
     pairs = {
         "model.num_channels": (arch.model_channels, values["model.num_channels"]),
         "model.num_res_blocks": (arch.num_res_blocks, values["model.num_res_blocks"]),
@@ -123,7 +122,7 @@ def contradictions(arch: Architecture, values: Flat) -> list[str]:
             tuple(sorted(set(sizes), reverse=True)),
         ),
         "model.num_classes": (
-            (arch.num_classes or 0) - (null_class and arch.num_classes is not None),
+            _num_classes(arch, values["train.label_dropout"]),
             values["model.num_classes"],
         ),
         "model.use_scale_shift_norm": (
@@ -151,6 +150,11 @@ def contradictions(arch: Architecture, values: Flat) -> list[str]:
     return lines
 
 
+def _num_classes(arch: Architecture, label_dropout: float) -> int:
+    """Classes without the null class, which training with label dropout adds."""
+    return (arch.num_classes or 0) - (arch.num_classes is not None and bool(label_dropout))
+
+
 def _sizes(arch: Architecture, image_size: int) -> tuple[int, ...]:
     """Feature map sizes at which the network attends, largest first."""
     return tuple(image_size // factor for factor in sorted(arch.attention_resolutions))
@@ -171,8 +175,7 @@ def _told(arch: Architecture, overrides: Flat) -> dict[str, Any]:
         "model.num_res_blocks": arch.num_res_blocks,
         "model.channel_mult": arch.channel_mult,
         "model.attention_resolutions": _sizes(arch, overrides["model.image_size"]),
-        "model.num_classes": (arch.num_classes or 0)
-        - (arch.num_classes is not None and bool(overrides.get("train.label_dropout"))),
+        "model.num_classes": _num_classes(arch, overrides.get("train.label_dropout", 0.0)),
         "model.use_scale_shift_norm": arch.use_scale_shift_norm,
         "model.in_channels": channels,
         "diffusion.learn_sigma": learned,

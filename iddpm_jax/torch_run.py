@@ -62,7 +62,7 @@ class TorchRun(NamedTuple):
     """The files of a run, read. Arrays are views of the files."""
 
     state_dict: Mapping[str, np.ndarray]
-    ema: Mapping[str, Mapping[str, np.ndarray]]  # By rate.
+    ema: Mapping[str, Mapping]  # Parameter trees by rate.
     moments: Moments | None
 
 
@@ -78,12 +78,13 @@ def read_run(
       ValueError: a file that cannot be read or does not fit the network.
     """
     shapes = models.torch_param_shapes(model)
-    averages = {rate: read_state_dict(path) for rate, path in ema.items()}
-    for rate, average in averages.items():
+    averages = {}
+    for rate, path in ema.items():
+        average = read_state_dict(path)
         try:
-            models.params_from_torch(average, model)
+            averages[rate] = models.params_from_torch(average, model)
         except ValueError as error:
-            raise ValueError(f"{ema[rate]}: {error}") from error
+            raise ValueError(f"{path}: {error}") from error
     moments = read_optimizer(optimizer, shapes) if optimizer else None
     return TorchRun(state_dict, averages, moments)
 
@@ -103,10 +104,7 @@ def to_state(run: TorchRun, config, model: models.UNet, step: int) -> TrainState
     )
     state = jax.tree.map(lambda leaf: np.broadcast_to(leaf.dtype.type(0), leaf.shape), abstract)
     rates = [str(rate) for rate in config.train.ema_rate]
-    ema = {
-        rate: models.params_from_torch(run.ema[rate], model) if rate in run.ema else params
-        for rate in rates
-    }
+    ema = {rate: run.ema.get(rate, params) for rate in rates}
     opt_state = optax.tree.set(state.opt_state, ema=ema)
     count, mu, nu = get_moments(opt_state)
     if run.moments is not None:

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from iddpm_jax import configuration, factory, models
 from iddpm_jax import diffusion as dm
 from iddpm_jax.data import Source
 from iddpm_jax.evaluation.generation import Generator, batch_size_for, draw_batches
-from iddpm_jax.evaluation.respacing_table import searched_timesteps
+from iddpm_jax.evaluation.respacing_table import SEARCHED, searched_timesteps
 from iddpm_jax.published import recipe_config
 from iddpm_jax.training import sharding
 from iddpm_jax.training.checkpoints import load_params
@@ -70,7 +69,7 @@ class TrainedModel:
 
     def respacing_name(self, respacing: str) -> str:
         """What tells results of a respacing apart: searched timesteps change with every search."""
-        if not re.fullmatch(r"dp\d+", respacing):
+        if not SEARCHED.fullmatch(respacing):
             return respacing
         kept = np.asarray(self.build_diffusion(respacing).model_timesteps)
         return f"{respacing}-{hashlib.sha256(kept.tobytes()).hexdigest()[:8]}"

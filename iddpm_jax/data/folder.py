@@ -3,22 +3,18 @@
 Axis letters: N images, B batch, H W C image.
 """
 
-import os
 import pathlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
+from iddpm_jax.data.decoding import decode_all
 from iddpm_jax.data.images import BadImageError, decode_image
 from iddpm_jax.data.listing import Listing, list_images
 from iddpm_jax.data.options import DataOptions
 from iddpm_jax.data.sources import InMemorySource, Source
 from iddpm_jax.data.splits import is_held_out, parse_split, slice_of
-
-_SHOW_BAR_FROM = 1000
 
 
 def folder_source(options: DataOptions) -> Source:
@@ -148,11 +144,7 @@ class FolderSource:
             if image is not None:
                 images[number], good[number] = image, True
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            done = pool.map(fill, range(len(self)))
-            quiet = len(self) < _SHOW_BAR_FROM
-            for _ in tqdm(done, "decoding images", len(self), disable=quiet, mininterval=1.0):
-                pass
+        decode_all(fill, len(self))
         if not good.any():
             raise ValueError(
                 f"none of the {len(self)} images of {self._options.dir!r} can be decoded"

@@ -5,11 +5,10 @@ Axis letters: N images, B batch, H W C image.
 
 import os
 import socket
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from tqdm import tqdm
 
+from iddpm_jax.data.decoding import decode_all
 from iddpm_jax.data.images import fit_array
 from iddpm_jax.data.options import DataOptions
 from iddpm_jax.data.sources import InMemorySource, Source
@@ -18,7 +17,6 @@ from iddpm_jax.data.splits import parse_split
 FILE_FORMAT = "array_record"
 _HOST = ("storage.googleapis.com", 443)
 _TIMEOUT = 5.0  # Seconds.
-_SHOW_BAR_FROM = 1000
 
 
 def load_builder(name: str, directory: str):
@@ -119,11 +117,7 @@ class TfdsSource:
             item = self[index]
             images[index], labels[index] = item["image"], item["label"]
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            done = pool.map(fill, range(len(self)))
-            quiet = len(self) < _SHOW_BAR_FROM
-            for _ in tqdm(done, "decoding images", len(self), disable=quiet, mininterval=1.0):
-                pass
+        decode_all(fill, len(self))
         return InMemorySource(images, labels, self.class_names)
 
 

@@ -1,8 +1,10 @@
 """Files that are there whole or not at all."""
 
 import io
+import json
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +14,11 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
     scratch = path.with_name(path.name + ".tmp")
     scratch.write_bytes(data)
     os.replace(scratch, path)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a JSON file in one atomic move."""
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def npz_bytes(*arrays: np.ndarray, **named: np.ndarray) -> bytes:

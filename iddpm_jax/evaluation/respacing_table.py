@@ -15,7 +15,7 @@ import numpy as np
 from iddpm_jax.evaluation.files import npz_bytes, write_atomically
 
 FILE_NAME = "dp_respacing.npz"
-_SPEC = re.compile(r"dp(\d+)")
+SEARCHED = re.compile(r"dp(\d+)")
 
 
 class RespacingTable(NamedTuple):
@@ -39,7 +39,7 @@ def searched_timesteps(workdir: pathlib.Path, respacing: str) -> np.ndarray | No
     Raises:
       ValueError: the work directory has no table, or none with as many steps.
     """
-    match = _SPEC.fullmatch(respacing)
+    match = SEARCHED.fullmatch(respacing)
     if match is None:
         return None
     path = workdir / FILE_NAME

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from iddpm_jax.evaluation.files import npz_bytes, write_atomically
+from iddpm_jax.evaluation.files import npz_bytes, write_atomically, write_json
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # The same bytes whenever a file is written.
 
@@ -53,7 +53,7 @@ def claim(
         raise ValueError(f"{directory} holds other files; choose another --out")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, (json.dumps(settings, indent=2) + "\n").encode())
+        write_json(file, settings)
     except OSError as error:
         raise ValueError(f"{directory} cannot be written: {error}") from error
 

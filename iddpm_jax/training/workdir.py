@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from iddpm_jax.evaluation.files import write_atomically
+from iddpm_jax.evaluation.files import write_json
 
 _ABSENT = object()
 
@@ -89,11 +89,6 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"{file} cannot be read: it holds no configuration")
     return config
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a JSON file in one atomic move."""
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def write_labels(workdir: pathlib.Path, class_names: Sequence[str]) -> None:
