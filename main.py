@@ -5,13 +5,15 @@
 Any key of the configuration can be given: --config.train.num_steps=10000
 """
 
+import pathlib
 import sys
+from contextlib import ExitStack
 
 from absl import app, flags
 from ml_collections import config_flags
 
 from configs import default
-from iddpm_jax import compilation_cache, configuration, factory
+from iddpm_jax import compilation_cache, configuration, factory, launch, processes
 from iddpm_jax.command_line import configure_logging, parse_flags, reason
 from iddpm_jax.training import loop, workdir
 from iddpm_jax.training.checkpoints import CheckpointError
@@ -30,27 +32,36 @@ def main(argv: list[str]) -> None:
         config = _CONFIG.value
     except Exception as error:
         sys.exit(f"error: {reason(error)}")
-    try:
-        configuration.check_config(config, default.get_config())
-        run = factory.build_training(config, workdir.known_labels(_WORKDIR.value))
-        directory = workdir.open_workdir(
-            _WORKDIR.value, run.config, factory.MAY_CHANGE, default.get_config().to_dict()
-        )
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    launch.join()
+    directory = pathlib.Path(_WORKDIR.value).absolute()
+    with ExitStack() as held:
+        try:
+            configuration.check_config(config, default.get_config())
+            run = factory.build_training(config, workdir.known_labels(_WORKDIR.value))
+            processes.on_first(lambda: _open_workdir(run, held))
+        except (ValueError, processes.PeerError) as error:
+            processes.fail(error)
+        compilation_cache.enable(directory.parent)
+        try:
+            loop.train(run, directory, launch.peer_timeout())
+        except (CheckpointError, DataError, loop.NonFiniteError) as error:
+            processes.fail(error)
+        except OSError as error:
+            processes.fail(f"{directory} cannot be written: {error}")
+
+
+def _open_workdir(run: loop.Training, held: ExitStack) -> None:
+    """Makes the work directory this run's, and no other process's as long as it is `held`."""
+    directory = workdir.open_workdir(
+        _WORKDIR.value, run.config, factory.MAY_CHANGE, default.get_config().to_dict()
+    )
+    held.enter_context(workdir.lock(directory))
     if run.class_names:
         workdir.write_labels(directory, run.class_names)
-    compilation_cache.enable(directory.parent)
-    try:
-        with workdir.lock(directory):
-            loop.train(run, directory)
-    except (workdir.LockedError, CheckpointError, DataError, loop.NonFiniteError) as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: {directory} cannot be written: {error}")
 
 
 if __name__ == "__main__":
     configure_logging()
+    flags.adopt_module_key_flags(launch)
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(main, flags_parser=parse_flags)

@@ -9,6 +9,7 @@ that is spent on data, for the digits and the CIFAR-10 recipes: blocks of steps 
 take turns with blocks that use one batch on the devices again and again.
 """
 
+import functools
 import json
 import pathlib
 import statistics
@@ -104,7 +105,8 @@ def waiting_share(config, source, steps: int) -> dict[str, float]:
     )
     optimizer = factory.build_optimizer(config)
     sampler = factory.build_timestep_sampler(config)
-    state = make_init(d, model, optimizer, sampler, mesh)(jax.random.key(0))
+    init, _ = make_init(d, model, optimizer, sampler, mesh)
+    state = init(jax.random.key(0))
     step = make_train_step(
         d, model, optimizer, sampler, factory.build_learning_rate(config), mesh, seed=0
     )
@@ -112,7 +114,7 @@ def waiting_share(config, source, steps: int) -> dict[str, float]:
         source, batch_size=config.train.batch_size, seed=0, num_workers=_WORKERS.value
     )
     names = ("image", "label") if config.model.num_classes else ("image",)
-    batches = DeviceBatches(iterator, mesh, names)
+    batches = DeviceBatches(iterator, functools.partial(sharding.shard_batch, mesh), names)
     same = batches.take()
     state = jax.block_until_ready(step(state, same))
     seconds: dict[bool, list[float]] = {True: [], False: []}

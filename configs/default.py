@@ -34,7 +34,7 @@ def _model() -> ml_collections.ConfigDict:
     model.use_scale_shift_norm = True  # Condition by scale and shift; False: by addition.
     model.conv_resample = True  # Resample by convolutions; False: by pooling and repetition.
     model.use_checkpoint = False  # Recompute activations: less memory, more time.
-    model.dtype = "float32"  # Compute dtype: float32 or bfloat16. Parameters are float32.
+    model.dtype = "float32"  # Compute dtype; or bfloat16, float16. Parameters are float32.
     return model
 
 
@@ -78,10 +78,12 @@ def _train() -> ml_collections.ConfigDict:
     train.ema_rate = (0.9999,)  # One averaged copy of the parameters for each rate.
     train.schedule_sampler = "uniform"  # How timesteps are drawn; or loss-second-moment.
     train.label_dropout = 0.0  # Share of labels hidden in training, for guidance when sampling.
+    train.low_res_noise = 0.0  # Super-resolution: standard deviation of noise on its input.
     train.seed = 0
-    train.data_parallel = "jit"
     train.max_nonfinite_steps = 20  # Stop after that many skipped steps in a row.
     # The keys below, and num_steps, may change when a run is continued.
+    train.data_parallel = "jit"  # Or pmap, where every device is told what to do.
+    train.shard_optimizer = False  # Spread moments and averages over the devices.
     train.log_every = 100
     train.checkpoint_every = 5000
     train.keep_checkpoints = 3

@@ -4,10 +4,12 @@ The recipe of OpenAI's upsample_cond_500K.pt (Nichol & Dhariwal 2021, section 5)
 of their cascade: linear schedule, learned sigmas, L_hybrid, 500 K iterations of batches of 256,
 timesteps and vb term unscaled. 280 M parameters.
 
-    python main.py --config=configs/upsample_64_256.py --workdir=runs/upsample_64_256
+    python main.py --config=configs/upsample_64_256.py --config.data.dir=FOLDER \
+        --workdir=runs/upsample_64_256
+    python -m iddpm_jax.super_resolve --workdir=runs/upsample_64_256 --base_samples=samples.npz
 
-Hardware: accelerators. Measured: nothing yet; training of super-resolution models is still to
-come. The published weights are imported with `python -m iddpm_jax.import_torch`.
+Hardware: accelerators. Measured: nothing yet. The published weights are imported with
+`python -m iddpm_jax.import_torch`.
 """
 
 from configs import default

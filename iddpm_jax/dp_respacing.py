@@ -54,6 +54,7 @@ def main(argv: list[str]) -> None:
 
 def _search() -> None:
     model = trained.load(_WORKDIR.value, _EMA.value)
+    model.refuse_super_resolution("dp_respacing")
     source = model.open_source(_SPLIT.value)
     workdir = pathlib.Path(_WORKDIR.value).absolute()
     candidates = _candidates(model.betas.size)

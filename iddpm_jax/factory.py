@@ -15,6 +15,7 @@ from iddpm_jax import diffusion as dm
 from iddpm_jax import models
 from iddpm_jax.data import DataOptions, Source, load_source, make_batches
 from iddpm_jax.evaluation.previews import Preview
+from iddpm_jax.evaluation.super_resolution import SuperResolutionPreview
 from iddpm_jax.training import sharding
 from iddpm_jax.training.loop import Training
 from iddpm_jax.training.optimizer import linear_anneal, make_optimizer
@@ -25,6 +26,8 @@ MAY_CHANGE = frozenset(
         "data.dir",
         "data.num_workers",
         "data.cache_mb",
+        "train.data_parallel",
+        "train.shard_optimizer",
         "train.num_steps",
         "train.log_every",
         "train.checkpoint_every",
@@ -242,17 +245,45 @@ def build_timestep_sampler(config: ml_collections.ConfigDict) -> dm.TimestepSamp
     return dm.timestep_sampler(config.train.schedule_sampler, config.diffusion.steps)
 
 
-def build_preview(config: ml_collections.ConfigDict, model, class_names, mesh) -> Preview:
+def build_low_res(config: ml_collections.ConfigDict) -> models.LowRes | None:
+    """What makes a super-resolution model's input from images; None for other models."""
+    size, noise = config.model.small_size, config.train.low_res_noise
+    if not 0 <= noise <= 1:
+        raise ValueError(f"train.low_res_noise={noise} must be in [0, 1]")
+    if noise and not size:
+        raise ValueError(
+            f"train.low_res_noise={noise} is for super-resolution, but model.small_size=0"
+        )
+    return models.LowRes(size, noise) if size else None
+
+
+def build_preview(
+    config: ml_collections.ConfigDict, model, source: Source, mesh
+) -> Preview | SuperResolutionPreview:
     """What draws the sample grids during training."""
-    if config.train.num_samples < 1:
-        raise ValueError(f"train.num_samples={config.train.num_samples} must be at least 1")
+    count, low_res = config.train.num_samples, build_low_res(config)
+    if count < 1:
+        raise ValueError(f"train.num_samples={count} must be at least 1")
+    d = build_diffusion(config, config.train.sample_respacing)
+    if low_res is not None:
+        # Spread over the data, which may be sorted by class.
+        shown = source.batch(np.arange(min(count, len(source))) * len(source) // count)
+        return SuperResolutionPreview(
+            d=d,
+            model=model,
+            low_res=low_res,
+            originals=shown["image"],
+            labels=shown["label"].astype(np.int32) if config.model.num_classes else None,
+            seed=config.train.seed,
+            mesh=mesh,
+        )
     return Preview(
-        d=build_diffusion(config, config.train.sample_respacing),
+        d=d,
         model=model,
         image_shape=(config.model.image_size,) * 2 + (config.model.in_channels,),
         num_classes=config.model.num_classes,
-        num_samples=config.train.num_samples,
-        class_names=class_names,
+        num_samples=count,
+        class_names=source.class_names,
         seed=config.train.seed,
         mesh=mesh,
     )
@@ -269,7 +300,7 @@ def build_training(config: ml_collections.ConfigDict, class_names: Sequence[str]
     sharding.check_batch_size(c.batch_size, c.microbatch, mesh)
     model, diffusion = build_model(config), build_diffusion(config)
     source = build_source(config, class_names=class_names)
-    preview = build_preview(config, model, source.class_names, mesh)
+    preview = build_preview(config, model, source, mesh)
     return Training(
         config=config.to_dict(),
         diffusion=diffusion,
@@ -277,6 +308,7 @@ def build_training(config: ml_collections.ConfigDict, class_names: Sequence[str]
         optimizer=build_optimizer(config),
         learning_rate=build_learning_rate(config),
         timestep_sampler=build_timestep_sampler(config),
+        low_res=build_low_res(config),
         batches=make_batches(
             source,
             batch_size=c.batch_size,
@@ -306,6 +338,8 @@ _LOOP_KEYS = (
     "keep_checkpoints",
     "sample_every",
     "max_nonfinite_steps",
+    "data_parallel",
+    "shard_optimizer",
 )
 
 
@@ -325,15 +359,7 @@ def _check_train(config: ml_collections.ConfigDict) -> None:
         )
     if not 0 <= c.seed < 2**31:
         raise ValueError(f"train.seed={c.seed} must be in [0, 2**31)")
-    if config.model.small_size:
-        raise ValueError(
-            f"model.small_size={config.model.small_size}: training of super-resolution models is "
-            "not implemented yet"
-        )
-    if c.data_parallel != "jit":
-        raise ValueError(f"train.data_parallel={c.data_parallel!r}: only 'jit' is implemented")
-    if config.model.dtype == "float16":
-        raise ValueError(
-            "model.dtype='float16' needs loss scaling to train, which is not implemented; "
-            "use 'bfloat16'"
-        )
+    if c.data_parallel not in ("jit", "pmap"):
+        raise ValueError(f"train.data_parallel={c.data_parallel!r}: choose jit or pmap")
+    if c.data_parallel == "pmap" and c.shard_optimizer:
+        raise ValueError("train.shard_optimizer=True needs train.data_parallel='jit', not 'pmap'")

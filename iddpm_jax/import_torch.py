@@ -224,7 +224,7 @@ def _report(workdir: pathlib.Path, config, record: dict, count: int) -> None:
     print(f"optimiser: {kept['file'] if kept else 'starts anew'}")
     shown = shlex.quote(_WORKDIR.value)
     if config.model.small_size:
-        print("it is a super-resolution model, for which there is no command to sample yet")
+        print("it is a super-resolution model: see python -m iddpm_jax.super_resolve --help")
     else:
         print(f"use it: python -m iddpm_jax.sample --workdir={shown}")
     if not config.data.name:

@@ -11,9 +11,10 @@ import pathlib
 import re
 import sys
 
+import jax
 from absl import app, flags, logging
 
-from iddpm_jax import compilation_cache, trained
+from iddpm_jax import compilation_cache, launch, processes, trained
 from iddpm_jax.diffusion import VarType
 from iddpm_jax.evaluation.bound import BoundSummary, make_bound, summarise
 from iddpm_jax.evaluation.files import npz_bytes, write_atomically, write_json
@@ -42,10 +43,12 @@ _OUT = flags.DEFINE_string("out", None, "Directory to write; default: inside the
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: {argv[1]!r} is not a flag; see python -m iddpm_jax.nll --help")
+    launch.join()
     try:
         _evaluate()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+        processes.finish()
+    except (ValueError, processes.PeerError) as error:
+        processes.fail(error)
 
 
 def _evaluate() -> None:
@@ -57,26 +60,39 @@ def _evaluate() -> None:
     settings = _settings(model, len(indices), size)
     out = pathlib.Path(_OUT.value or _default_out(settings)).absolute()
     compilation_cache.enable(pathlib.Path(_WORKDIR.value).absolute().parent)
-    claim(out, settings, "settings.json")
-    if not d.var_type.is_learned:
+    processes.on_first(lambda: claim(out, settings, "settings.json"))
+    shards, is_first = Shards(out / "shards"), jax.process_index() == 0
+    if is_first and not d.var_type.is_learned:
         _tell_variance(d.var_type)
-    shards = Shards(out / "shards")
-    if not (out / "nll.json").exists():
+    if not processes.on_first((out / "nll.json").exists):
         bound = make_bound(
-            d, model.model, model.params, mesh, seed=_SEED.value, clip_denoised=_CLIP.value
+            d,
+            model.model,
+            model.params,
+            mesh,
+            seed=_SEED.value,
+            clip_denoised=_CLIP.value,
+            low_res=model.low_res,
         )
-        first = shards.count()
+        first = processes.on_first(shards.count)
         if first:
-            print(f"continuing after {first} finished batches of {size}")
-        with progress_bar(len(indices), min(first * size, len(indices)), "images") as bar:
+            processes.tell(f"continuing after {first} finished batches of {size}")
+        with (
+            processes.Watch(out, launch.peer_timeout()) as watch,
+            progress_bar(len(indices), min(first * size, len(indices)), "images") as bar,
+        ):
             for number, batch in enumerate(
                 image_batches(source.batch, indices, size, first), start=first
             ):
-                shards.write(number, bound(batch))
+                watch.at(number, "evaluating")
+                part = bound(batch)
+                if is_first:  # Every process has all of it.
+                    shards.write(number, part)
                 bar.update(batch.count)
-        _finish(out, settings, summarise(shards.read()))
-    shards.remove()
-    _report(out, json.loads((out / "nll.json").read_text(encoding="utf-8")))
+        processes.on_first(lambda: _finish(out, settings, summarise(shards.read())))
+    if is_first:
+        shards.remove()
+        _report(out, json.loads((out / "nll.json").read_text(encoding="utf-8")))
 
 
 def _settings(model: trained.TrainedModel, num_images: int, batch_size: int) -> dict:
@@ -137,6 +153,7 @@ def _report(out: pathlib.Path, result: dict) -> None:
 def run() -> None:
     """The command line."""
     logging.set_verbosity(logging.WARNING)
+    flags.adopt_module_key_flags(launch)
     flags.mark_flag_as_required("workdir")
     app.run(main)
 

@@ -7,6 +7,7 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from iddpm_jax.evaluation import trajectories
@@ -72,7 +73,8 @@ def write_film(options: Options) -> pathlib.Path:
     )
     frames = [class_grid(images, labels, options.model.class_names) for images in x_t]
     path = options.out / "steps.gif"
-    save_gif(path, frames, seconds=5)
+    if jax.process_index() == 0:
+        save_gif(path, frames, seconds=5)
     return path
 
 
@@ -100,6 +102,8 @@ def write_interpolation(options: Options, seeds: tuple[int, int]) -> pathlib.Pat
 
 def read_images(options: Options, paths: Sequence[str]) -> np.ndarray:
     """The images to invert, uint8 `[B, H, W, C]`; ValueError as from `read_image`."""
+    if jax.process_count() > 1:
+        raise ValueError("--invert is for one process, not for several")
     if options.model.num_classes and options.labels is None:
         raise ValueError("--invert needs the images' --labels: the model is class-conditional")
     return np.stack([read_image(path, options.model.image_shape) for path in paths])
@@ -118,5 +122,6 @@ def write_inversion(options: Options, images: np.ndarray) -> np.ndarray:
 
 def _save(path: pathlib.Path, images: np.ndarray, columns: int, names: Sequence[str]):
     """Saves images `[…, H, W, C]` as a grid, in the order in which they come."""
-    save_png(path, make_grid(images.reshape(-1, *images.shape[-3:]), columns, names))
+    if jax.process_index() == 0:  # All have drawn the same.
+        save_png(path, make_grid(images.reshape(-1, *images.shape[-3:]), columns, names))
     return path

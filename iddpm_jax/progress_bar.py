@@ -2,14 +2,16 @@
 
 import sys
 
+import jax
 from tqdm import tqdm
 
 
 def progress_bar(total: float, done: float, unit: str) -> tqdm:
-    """A bar on a terminal; elsewhere a line now and then."""
+    """A bar on a terminal; elsewhere a line now and then. Of several processes one shows it."""
     terminal = sys.stderr.isatty()
     return tqdm(
         total=total,
+        disable=jax.process_index() != 0,
         initial=done,
         dynamic_ncols=terminal,
         mininterval=0.5 if terminal else 30.0,

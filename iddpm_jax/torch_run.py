@@ -22,11 +22,11 @@ from iddpm_jax.torch_files import (
     write_optimizer,
     write_state_dict,
 )
-from iddpm_jax.training import sharding
-from iddpm_jax.training.checkpoints import CheckpointError, Checkpoints, abstract_on
+from iddpm_jax.training import loss_scale, sharding
+from iddpm_jax.training.checkpoints import CheckpointError, Checkpoints
 from iddpm_jax.training.optimizer import get_moments, get_schedule_count, set_moments
-from iddpm_jax.training.state import TrainState, init_state
-from iddpm_jax.training.step import initial_metrics, make_init
+from iddpm_jax.training.state import TrainState
+from iddpm_jax.training.step import make_init
 
 _NAME = re.compile(r"(model|opt|ema_(?P<rate>\d+(\.\d+)?)_)(?P<step>\d{6,})\.(pt|safetensors)$")
 
@@ -96,13 +96,10 @@ def to_state(run: TorchRun, config, model: models.UNet, step: int) -> TrainState
     its file, as in the reference.
     """
     params = models.params_from_torch(run.state_dict, model)
-    optimizer = factory.build_optimizer(config)
-    sampler = factory.build_timestep_sampler(config)
-    metrics = jax.device_get(initial_metrics(factory.build_diffusion(config)))
-    abstract = jax.eval_shape(
-        lambda p: init_state(p, optimizer, sampler, metrics), models.abstract_params(model)
+    # Counters and running averages begin at 0, as does what the optimiser knows.
+    state = jax.tree.map(
+        lambda leaf: np.broadcast_to(leaf.dtype.type(0), leaf.shape), abstract_state(config, model)
     )
-    state = jax.tree.map(lambda leaf: np.broadcast_to(leaf.dtype.type(0), leaf.shape), abstract)
     rates = [str(rate) for rate in config.train.ema_rate]
     ema = {rate: run.ema.get(rate, params) for rate in rates}
     opt_state = optax.tree.set(state.opt_state, ema=ema)
@@ -115,22 +112,21 @@ def to_state(run: TorchRun, config, model: models.UNet, step: int) -> TrainState
         step=np.int32(step),
         params=params,
         opt_state=set_moments(opt_state, count, mu, nu, schedule_count=step),
-        sampler_state=jax.device_get(sampler.init()),
-        metrics=metrics,
+        sampler_state=jax.device_get(factory.build_timestep_sampler(config).init()),
+        log2_loss_scale=jax.device_get(loss_scale.initial(model.dtype)),
     )
 
 
 def abstract_state(config, model: models.UNet) -> TrainState:
     """Shapes, dtypes and places of the state of training, without what its data needs."""
-    mesh = sharding.make_mesh()
-    init = make_init(
+    _, abstract = make_init(
         factory.build_diffusion(config),
         model,
         factory.build_optimizer(config),
         factory.build_timestep_sampler(config),
-        mesh,
+        sharding.make_mesh(),
     )
-    return abstract_on(jax.eval_shape(init, jax.random.key(0)), sharding.replicated(mesh))
+    return abstract
 
 
 def restore(workdir: pathlib.Path, config, model: models.UNet) -> TrainState:

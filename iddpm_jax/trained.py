@@ -28,6 +28,7 @@ class TrainedModel:
     Attributes:
       model, params: the network.
       image_shape: (H, W, C).
+      low_res: what makes a super-resolution model's input; None for other models.
       num_classes: classes that can be asked for; 0 for an unconditional model.
       null_label: the label that stands for none, where the model was trained with it.
       class_names: names of the classes.
@@ -41,6 +42,7 @@ class TrainedModel:
     model: models.UNet
     params: Any
     image_shape: tuple[int, int, int]
+    low_res: models.LowRes | None
     num_classes: int
     null_label: int | None
     class_names: tuple[str, ...]
@@ -49,6 +51,15 @@ class TrainedModel:
     betas: np.ndarray
     build_diffusion: Callable[[str], dm.GaussianDiffusion]
     open_source: Callable[[str], Source]
+
+    def refuse_super_resolution(self, command: str) -> None:
+        """ValueError if the model is one for super-resolution, which `command` is not for."""
+        if self.low_res is not None:
+            raise ValueError(
+                f"{command} is for models that draw images from noise alone, this one is for "
+                f"super-resolution (model.small_size={self.low_res.size}): see "
+                "python -m iddpm_jax.super_resolve"
+            )
 
     def generator(self, sampler: str, respacing: str, eta: float, guidance: float) -> Generator:
         """What draws samples in a given way; ValueError if there is no such way."""
@@ -120,15 +131,80 @@ class TrainedModel:
         Raises:
           ValueError: the model cannot do what is asked.
         """
+        self.refuse_super_resolution("sample")
+        way = {"sampler": sampler, "respacing": respacing, "eta": eta, "guidance": guidance}
+        return self._draw(num, self.label_rule(labels), None, batch_size, seed, way)
+
+    def super_resolve(
+        self,
+        images: np.ndarray,
+        *,
+        labels: Sequence[int] | None = None,
+        sampler: str = "ddpm",
+        respacing: str = "",
+        eta: float = 0.0,
+        guidance: float = 1.0,
+        seed: int = 0,
+        batch_size: int = 64,
+    ) -> np.ndarray:
+        """Draws a large version of each image; the options are those of `sample`.
+
+        Args:
+          images: uint8 `[N, h, w, C]`, of the size that the model takes.
+          labels: their classes, for a class-conditional model.
+
+        Returns:
+          uint8 `[N, H, W, C]`.
+
+        Raises:
+          ValueError: the images or labels do not fit the model.
+        """
+        self.check_low_res(images, labels)
+        way = {"sampler": sampler, "respacing": respacing, "eta": eta, "guidance": guidance}
+        low_res_of = self.low_res_rule(images, seed)
+        return self._draw(len(images), self.label_rule(labels), low_res_of, batch_size, seed, way)
+
+    def check_low_res(self, images: np.ndarray, labels: Sequence[int] | None) -> None:
+        """ValueError unless images and labels can be given to a super-resolution model."""
+        if self.low_res is None:
+            raise ValueError("the model draws images from noise alone; it takes no images")
+        size, channels = self.low_res.size, self.image_shape[-1]
+        if images.dtype != np.uint8 or images.shape[1:] != (size, size, channels):
+            raise ValueError(
+                f"images are {images.dtype} of (height, width, channels) {images.shape[1:]}, the "
+                f"model takes uint8 of {(size, size, channels)}"
+            )
+        if not len(images):
+            raise ValueError("there are no images")
+        if self.num_classes and labels is None:
+            raise ValueError("the model is class-conditional, and there are no labels")
+
+    def low_res_rule(self, images: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+        """Sample numbers to the network's input, float32 `[B, h, w, C]`; beyond the last, the last.
+
+        An image's noise, where the model was trained with some, depends on seed and number alone.
+        """
+
+        def low_res_of(indices: np.ndarray) -> np.ndarray:
+            small = images[np.minimum(indices, len(images) - 1)].astype(np.float32) / 127.5 - 1
+            # Not the key that x_T is drawn with.
+            key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+            return np.asarray(self.low_res.augment(small, keys))
+
+        return low_res_of
+
+    def _draw(self, num, label_of, low_res_of, batch_size, seed, way) -> np.ndarray:
         if num < 1 or batch_size < 1:
             raise ValueError(f"num={num} and batch_size={batch_size} must be at least 1")
-        generator = self.generator(sampler, respacing, eta, guidance)
+        generator = self.generator(**way)
         batches = draw_batches(
             generator,
             num,
-            self.label_rule(labels),
+            label_of,
+            low_res_of=low_res_of or (lambda indices: None),
             seed=seed,
-            guidance=guidance,
+            guidance=way["guidance"],
             batch_size=batch_size_for(num, batch_size, generator.mesh),
         )
         return np.concatenate([jax.device_get(images) for _, _, images in batches])
@@ -150,12 +226,6 @@ def load(workdir: str, ema: str = "") -> TrainedModel:
         raise ValueError(f"{workdir} is not a work directory: it has no config.json")
     config = configuration.config_from_dict(read_config(path))
     configuration.check_config(config, recipe_config("default"))
-    small = config.model.small_size
-    if small:
-        raise ValueError(
-            f"{workdir} holds a super-resolution model (model.small_size={small}); this command "
-            "is for models that draw images from noise alone"
-        )
     rates = [str(rate) for rate in config.train.ema_rate]
     ema = ema or (rates[0] if rates else "none")
     if ema not in (*rates, "none"):
@@ -177,6 +247,7 @@ def load(workdir: str, ema: str = "") -> TrainedModel:
         model=model,
         params=params,
         image_shape=(config.model.image_size,) * 2 + (config.model.in_channels,),
+        low_res=factory.build_low_res(config),
         num_classes=classes,
         null_label=classes if config.train.label_dropout else None,
         class_names=read_labels(path, classes),

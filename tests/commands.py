@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -21,10 +22,11 @@ TINY = [
 ]
 
 
-def environment() -> dict[str, str]:
-    """One CPU device, and the tests' compilation cache."""
+def environment(devices: int = 1) -> dict[str, str]:
+    """So many CPU devices, and the tests' compilation cache."""
     cache = {"JAX_COMPILATION_CACHE_DIR": str(CACHE)}
-    return {**os.environ, **cache, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    devices_flag = f"--xla_force_host_platform_device_count={devices}"
+    return {**os.environ, **cache, "XLA_FLAGS": devices_flag, "JAX_PLATFORMS": "cpu"}
 
 
 def run(arguments: list[str]) -> subprocess.CompletedProcess:
@@ -45,3 +47,35 @@ def train_command(workdir: pathlib.Path, *flags: str) -> list[str]:
 
 def train(workdir: pathlib.Path, *flags: str) -> subprocess.CompletedProcess:
     return run(train_command(workdir, *flags))
+
+
+def start_together(
+    arguments: list[str], processes: int, devices: int, logs: pathlib.Path
+) -> list[subprocess.Popen]:
+    """Starts one command as several processes, which print into files in the folder `logs`."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    started = []
+    logs.mkdir(parents=True)
+    for number in range(processes):
+        where = [f"--coordinator_address={address}", f"--num_processes={processes}"]
+        with (logs / f"{number}.log").open("w") as log:
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, *arguments, *where, f"--process_id={number}"],
+                    cwd=ROOT,
+                    env=environment(devices),
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    return started
+
+
+def run_together(arguments: list[str], processes: int, devices: int, logs: pathlib.Path) -> str:
+    """Runs one command as several processes to their end; returns what the first one printed."""
+    for process in start_together(arguments, processes, devices, logs):
+        process.wait(300)
+        assert process.returncode == 0, [log.read_text()[-2000:] for log in logs.iterdir()]
+    return (logs / "0.log").read_text()

@@ -12,8 +12,9 @@ ALLOWED_INTERNAL = {
     "diffusion": {"diffusion"},
     "models": {"models"},
     "data": {"data"},
-    "evaluation": {"evaluation", "diffusion"},
-    "training": {"training", "diffusion", "data", "evaluation"},
+    "processes": {"processes"},
+    "evaluation": {"evaluation", "diffusion", "processes"},
+    "training": {"training", "diffusion", "data", "evaluation", "processes"},
 }
 ALLOWED_EXTERNAL = {"diffusion": {"jax", "numpy"}, "models": {"jax", "numpy", "flax"}}
 STANDARD = {"collections", "dataclasses", "enum", "functools", "math", "re", "typing"}

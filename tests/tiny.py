@@ -54,14 +54,21 @@ def random_params(model, scale: float, seed: int):
     return jax.tree.unflatten(structure, values)
 
 
-def train_step(devices: int, microbatch: int = 0, max_nonfinite_steps: int = 100):
+def train_step(
+    devices: int,
+    microbatch: int = 0,
+    max_nonfinite_steps: int = 100,
+    data_parallel: str = "jit",
+    shard_optimizer: bool = False,
+):
     """The jitted step; one function, and one compilation, for each set of arguments."""
-    return _train_step(devices, microbatch, max_nonfinite_steps)
+    return _train_step(devices, microbatch, max_nonfinite_steps, data_parallel, shard_optimizer)
 
 
 @functools.cache
-def _train_step(devices: int, microbatch: int, max_nonfinite_steps: int):
+def _train_step(devices, microbatch, max_nonfinite_steps, data_parallel, shard_optimizer):
     run = training()
+    abstract = abstract_state(devices, shard_optimizer)
     return make_train_step(
         run.diffusion,
         run.model,
@@ -72,25 +79,31 @@ def _train_step(devices: int, microbatch: int, max_nonfinite_steps: int):
         seed=0,
         microbatch=microbatch,
         max_nonfinite_steps=max_nonfinite_steps,
+        data_parallel=data_parallel,
+        state_sharding=jax.tree.map(lambda leaf: leaf.sharding, abstract),
     )
+
+
+def init(devices: int, shard_optimizer: bool = False):
+    return _init(devices, shard_optimizer)[0]
+
+
+def abstract_state(devices: int, shard_optimizer: bool = False):
+    return _init(devices, shard_optimizer)[1]
 
 
 @functools.cache
-def init(devices: int):
+def _init(devices: int, shard_optimizer: bool):
     run = training()
-    return make_init(
-        run.diffusion,
-        run.model,
-        run.optimizer,
-        run.timestep_sampler,
-        mesh(devices),
-    )
+    parts = (run.diffusion, run.model, run.optimizer, run.timestep_sampler, mesh(devices))
+    return make_init(*parts, shard_optimizer)
 
 
-def batch(step: int, devices: int) -> dict[str, jax.Array]:
+def batch(step: int, devices: int, data_parallel: str = "jit") -> dict[str, jax.Array]:
     """A batch that depends on `step` alone."""
     random = np.random.default_rng(step)
-    return sharding.shard_batch(
+    put = sharding.split_batch if data_parallel == "pmap" else sharding.shard_batch
+    return put(
         mesh(devices),
         {
             "image": random.uniform(-1, 1, (BATCH, 8, 8, 1)).astype(np.float32),
@@ -99,9 +112,18 @@ def batch(step: int, devices: int) -> dict[str, jax.Array]:
     )
 
 
-def run_steps(count: int, devices: int = 1, microbatch: int = 0):
+def run_steps(
+    count: int,
+    devices: int = 1,
+    microbatch: int = 0,
+    data_parallel: str = "jit",
+    shard_optimizer: bool = False,
+):
     """The state after `count` steps."""
-    state = init(devices)(jax.random.key(0))
-    for step in range(count):
-        state = train_step(devices, microbatch)(state, batch(step, devices))
+    state = init(devices, shard_optimizer)(jax.random.key(0))
+    step = train_step(
+        devices, microbatch, data_parallel=data_parallel, shard_optimizer=shard_optimizer
+    )
+    for number in range(count):
+        state = step(state, batch(number, devices, data_parallel))
     return state

@@ -24,7 +24,7 @@ def _open(options: DataOptions) -> Source:
             raise ValueError(
                 f"data.dir={options.dir!r}: digits come with scikit-learn; leave it out"
             )
-        return digits_source(options.split)
+        return digits_source(options.split, options.image_size)
     if options.name.startswith("tfds:"):
         return tfds_source(options)
     readers = {"folder": folder_source, "packed": packed_source}

@@ -3,6 +3,7 @@
 Axis letters: B batch, N images in all, T diffusion steps.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from iddpm_jax import diffusion as dm
 from iddpm_jax.evaluation.image_batches import ImageBatch
+from iddpm_jax.processes import place
 
 _TERMS = ("vb", "mse", "xstart_mse")
 
@@ -26,10 +28,13 @@ def make_bound(
     *,
     seed: int,
     clip_denoised: bool = True,
+    low_res: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
 ) -> Callable[[ImageBatch], dict[str, np.ndarray]]:
     """Builds a function from a batch to its part of the bound, one compiled scan over t.
 
-    An image's noise depends on the seed and the image's number alone, not on its batch.
+    An image's noise depends on the seed and the image's number alone, not on its batch. For a
+    super-resolution model, whose bound is that of an image given its smaller version, `low_res`
+    makes that from images `[B, H, W, C]` and keys `[B]`.
 
     Returns:
       A function to float64 arrays: `total` and `prior` `[b]` and `decoder` `[b]` of the b
@@ -37,22 +42,28 @@ def make_bound(
       `xstart_mse` `[T]`, t = T-1 first.
     """
     rows = NamedSharding(mesh, PartitionSpec("data"))
-    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    params = jax.device_put(params, everywhere)
 
     # The process and the seed are arguments, not constants, so that another of the same size
     # finds the program in the compilation cache.
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=everywhere)
     def bound(params, d, seed, indices, images, labels):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
 
+        small = None
+        if low_res is not None:
+            # No timestep has that number, by which the noise of the steps is told apart.
+            small = low_res(images, jax.vmap(jax.random.fold_in, (0, None))(keys, 2**32 - 1))
+
         def model_fn(x_t, timestep):
-            return model.apply({"params": params}, x_t, timestep, y=labels)
+            return model.apply({"params": params}, x_t, timestep, y=labels, low_res=small)
 
         return dm.bpd_loop(d, model_fn, images, keys, clip_denoised=clip_denoised)
 
     def evaluate(batch: ImageBatch) -> dict[str, np.ndarray]:
         labels = batch.labels if model.num_classes else None
-        inputs = jax.device_put((batch.indices, batch.images, labels), rows)
+        inputs = place((batch.indices, batch.images, labels), rows)
         result = {
             name: np.asarray(value, np.float64)[batch.valid]
             for name, value in jax.device_get(bound(params, d, np.uint32(seed), *inputs)).items()

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from iddpm_jax import diffusion as dm
 from iddpm_jax.evaluation.grids import to_uint8
+from iddpm_jax.processes import place
 
 SAMPLERS: Mapping[str, Callable] = {
     "ddpm": dm.ddpm_step,
@@ -80,11 +81,12 @@ class Generator:
         return np.array_split(np.arange(steps - 1, -1, -1, dtype=np.int32), min(count, steps))
 
     def compile(self, num_parts: int = 0) -> Callable[..., Iterator[tuple[jax.Array, jax.Array]]]:
-        """Returns `draw(seed, indices, labels, guidance, x_T=None)`, a generator function.
+        """Returns `draw(seed, indices, labels, guidance, x_T=None, low_res=None)`, a generator.
 
         `indices` int `[B]` are the samples' numbers, `labels` int32 `[B]` or None, `guidance`
-        a float, `x_T` `[B, H, W, C]` what to start from instead of the samples' own noise. It
-        yields (x_t, predicted x_0), `[B, H, W, C]`, after every one of `parts(num_parts)`, the
+        a float, `x_T` `[B, H, W, C]` what to start from instead of the samples' own noise,
+        `low_res` `[B, h, w, C]` the input of a super-resolution model. It yields
+        (x_t, predicted x_0), `[B, H, W, C]`, after every one of `parts(num_parts)`, the
         samples last. B has to be the same for all calls, and a multiple of the devices.
         """
         step_options = {"eta": self.eta} if self.sampler == "ddim" else {}
@@ -98,27 +100,36 @@ class Generator:
             return keys, dm.initial_noise(keys, self.image_shape)
 
         @jax.jit
-        def advance(params, carry, keys, labels, guidance, timesteps):
-            model_fn = self.model_fn(params, labels, guidance)
+        def advance(params, carry, keys, labels, low_res, guidance, timesteps):
+            model_fn = self.model_fn(params, labels, guidance, low_res)
             return dm.sample_steps(self.d, model_fn, carry, timesteps, keys, step, **step_options)
 
-        def draw(seed, indices, labels, guidance, x_T=None):  # noqa: N803
-            keys, own_noise = start(np.uint32(seed), jax.device_put(np.asarray(indices), rows))
-            labels = None if labels is None else jax.device_put(np.asarray(labels), rows)
-            x_t = own_noise if x_T is None else jax.device_put(x_T, rows)
+        def draw(seed, indices, labels, guidance, x_T=None, low_res=None):  # noqa: N803
+            indices, labels, x_T, low_res = place((indices, labels, x_T, low_res), rows)  # noqa: N806
+            keys, own_noise = start(np.uint32(seed), indices)
+            x_t = own_noise if x_T is None else x_T
             carry = (x_t, jnp.zeros_like(x_t))
             for part in self.parts(num_parts):
-                carry = advance(params, carry, keys, labels, np.float32(guidance), part)
+                carry = advance(params, carry, keys, labels, low_res, np.float32(guidance), part)
                 yield carry
 
         return draw
 
-    def model_fn(self, params, labels, guidance) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    def finish(self, x_0: jax.Array) -> jax.Array:
+        """Samples as uint8 images `[B, H, W, C]`, all of them on every process."""
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        return jax.jit(to_uint8, out_shardings=everywhere)(x_0)
+
+    def model_fn(
+        self, params, labels, guidance, low_res=None
+    ) -> Callable[[jax.Array, jax.Array], jax.Array]:
         """The network as the diffusion code calls it, guided where there is a null label."""
 
         def guided(x_t, timestep):
             def network(labels):
-                return self.model.apply({"params": params}, x_t, timestep, y=labels)
+                return self.model.apply(
+                    {"params": params}, x_t, timestep, y=labels, low_res=low_res
+                )
 
             if self.null_label is None:
                 return network(labels)
@@ -140,6 +151,7 @@ def draw_batches(
     num_samples: int,
     label_of: Callable[[np.ndarray], np.ndarray | None],
     *,
+    low_res_of: Callable[[np.ndarray], np.ndarray | None] = lambda indices: None,
     seed: int,
     guidance: float,
     batch_size: int,
@@ -150,19 +162,19 @@ def draw_batches(
 
     Args:
       label_of: sample numbers `[B]` to labels int32 `[B]`, or None.
+      low_res_of: sample numbers `[B]` to a super-resolution model's input `[B, h, w, C]`.
       batch_size: a multiple of the devices. The last batch is filled up with samples that
         are thrown away, so that nothing compiles twice.
       first_batch: number of the batch to begin with.
       on_part: called after every part of a trajectory is done.
     """
     draw = generator.compile()
-    finish = jax.jit(to_uint8)
     for start in range(first_batch * batch_size, num_samples, batch_size):
         indices = np.arange(start, start + batch_size)
         labels = label_of(indices)
-        for carry in draw(seed, indices, labels, guidance):
+        for carry in draw(seed, indices, labels, guidance, low_res=low_res_of(indices)):
             jax.block_until_ready(carry)
             on_part()
         count = min(batch_size, num_samples - start)
-        images = finish(carry[0])
+        images = generator.finish(carry[0])
         yield indices[:count], None if labels is None else labels[:count], images[:count]

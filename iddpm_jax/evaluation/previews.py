@@ -4,6 +4,7 @@ Axis letters: N samples, H W C image.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -61,11 +62,12 @@ class Preview:
         count = self.num_samples if labels is None else len(labels)
         divisible = count % self.mesh.devices.size == 0
         sharding = NamedSharding(self.mesh, PartitionSpec("data") if divisible else PartitionSpec())
-        keys = jax.device_put(dm.per_sample_keys(jax.random.key(self.seed), count), sharding)
-        labels = None if labels is None else jax.device_put(labels, sharding)
 
-        @jax.jit
-        def sample(params: Any, labels: jax.Array | None, keys: jax.Array) -> jax.Array:
+        @functools.partial(jax.jit, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
+        def sample(params: Any, labels: np.ndarray | None) -> jax.Array:
+            keys = dm.per_sample_keys(jax.random.key(self.seed), count)
+            keys, labels = jax.lax.with_sharding_constraint((keys, labels), sharding)
+
             def model_fn(x_t, timestep):
                 return self.model.apply({"params": params}, x_t, timestep, y=labels)
 
@@ -73,6 +75,6 @@ class Preview:
             return to_uint8(dm.sample_loop(self.d, model_fn, x_T, keys, step=dm.ddim_step))
 
         def draw(params: Any) -> np.ndarray:
-            return make_grid(jax.device_get(sample(params, labels, keys)), columns, names)
+            return make_grid(jax.device_get(sample(params, labels)), columns, names)
 
         return draw

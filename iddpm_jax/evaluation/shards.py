@@ -107,10 +107,9 @@ class Shards:
 
 
 class ShardedSamples:
-    """The shards of one sampling run in `directory`; ValueError as from `claim`."""
+    """The shards of one sampling run in `directory`, which has been claimed."""
 
-    def __init__(self, directory: pathlib.Path, settings: Mapping[str, Any]):
-        claim(directory, settings)
+    def __init__(self, directory: pathlib.Path):
         self.directory = directory
         self.result = directory / "samples.npz"
         self._shards = Shards(directory / "shards")

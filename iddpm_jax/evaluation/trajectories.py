@@ -38,7 +38,7 @@ def reverse_process(
     labels = None if labels is None else np.resize(labels, padded)
     draw = generator.compile(moments)
     shown = [
-        [np.asarray(to_uint8(x))[:count] for x in carry]
+        [np.asarray(generator.finish(x))[:count] for x in carry]
         for carry in draw(seed, indices, labels, guidance)
     ]
     x_t, pred_xstart = zip(*shown, strict=True)
@@ -149,5 +149,5 @@ def interpolate(
     x_T = np.resize(np.asarray(path), (padded, *generator.image_shape))  # noqa: N806
     each = None if labels is None else np.resize(np.repeat(labels, frames), padded)
     *_, carry = generator.compile()(0, np.arange(padded), each, guidance, x_T)
-    images = np.asarray(to_uint8(carry[0]))[:count]
+    images = np.asarray(generator.finish(carry[0]))[:count]
     return images.reshape(rows, frames, *generator.image_shape)

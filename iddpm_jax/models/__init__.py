@@ -1,16 +1,20 @@
 """Networks in Flax linen. They know nothing of diffusion."""
 
 from iddpm_jax.models.architecture import Architecture, infer_architecture
+from iddpm_jax.models.resize import LowRes, area_downsample, upsample_bilinear
 from iddpm_jax.models.torch_weights import params_from_torch, params_to_torch, torch_param_shapes
 from iddpm_jax.models.unet import SuperResUNet, UNet, abstract_params
 
 __all__ = [
     "Architecture",
+    "LowRes",
     "SuperResUNet",
     "UNet",
     "abstract_params",
+    "area_downsample",
     "infer_architecture",
     "params_from_torch",
     "params_to_torch",
     "torch_param_shapes",
+    "upsample_bilinear",
 ]

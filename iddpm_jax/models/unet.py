@@ -24,6 +24,7 @@ from iddpm_jax.models.layers import (
     group_norm,
     timestep_embedding,
 )
+from iddpm_jax.models.resize import upsample_bilinear
 
 
 class UNet(nn.Module):
@@ -203,9 +204,7 @@ class SuperResUNet(UNet):
                 f"low_res of shape {low_res.shape} does not fit an input of shape {x.shape}: "
                 "batch and channels must be alike"
             )
-        # Half-pixel centres and clamped edges: torch's bilinear with align_corners=False.
-        # For up-sampling, antialiasing makes no difference.
-        upsampled = jax.image.resize(low_res, x.shape, "bilinear", antialias=False)
+        upsampled = upsample_bilinear(low_res, x.shape)
         return self.torso(
             jnp.concatenate([x, upsampled.astype(x.dtype)], axis=-1),
             timesteps,

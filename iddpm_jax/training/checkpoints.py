@@ -32,6 +32,7 @@ FORMAT_VERSION = 2
 _WITHOUT_CHECKSUMS = 1  # The version before, which is read as it is.
 _ARRAY_ITEMS = ("params", "ema", "opt", "timestep_sampler", "counters")
 _JSON_ITEMS = ("data", "meta")
+_LOSS_SCALE = "log2_loss_scale"  # Among the counters, where there is one.
 
 
 class CheckpointError(ValueError):
@@ -282,6 +283,7 @@ def split(state: TrainState) -> dict[str, Any]:
             "skipped": state.skipped,
             "skipped_in_row": state.skipped_in_row,
             "running": state.metrics,
+            **({} if state.log2_loss_scale is None else {_LOSS_SCALE: state.log2_loss_scale}),
         },
     }
 
@@ -297,11 +299,5 @@ def join(like: TrainState, items: dict[str, Any]) -> TrainState:
         metrics=counters["running"],
         skipped=counters["skipped"],
         skipped_in_row=counters["skipped_in_row"],
-    )
-
-
-def abstract_on(state_shapes: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
-    """Gives every leaf of an abstract state a sharding, without which Orbax guesses one."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state_shapes
+        log2_loss_scale=counters.get(_LOSS_SCALE),
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 _LENGTH = 16  # Hexadecimal digits that are kept of a SHA-256.
 
@@ -41,6 +42,8 @@ def differing(found: Mapping[str, str], expected: Mapping[str, str]) -> list[str
 def _to_host(leaf: Any) -> np.ndarray:
     if isinstance(leaf, jax.Array) and leaf.is_fully_replicated:
         leaf = leaf.addressable_data(0)  # Every process has all of it.
+    elif isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        leaf = multihost_utils.process_allgather(leaf, tiled=True)
     return np.asarray(leaf)
 
 

@@ -96,6 +96,19 @@ class MetricWriter:
         self._events.close()
 
 
+class NoWriter:
+    """Writes nothing: the first of several processes writes for all."""
+
+    def scalars(self, step: int, values: Mapping[str, float], timing: Mapping[str, float]) -> None:
+        pass
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def _drop_rows_after(path: pathlib.Path, step: int) -> None:
     """Removes rows of later steps, and a last row that was cut off, in one atomic move."""
     if not path.exists():

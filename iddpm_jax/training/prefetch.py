@@ -1,10 +1,11 @@
 """Batches on the devices, one ahead of when it is needed."""
 
+from collections.abc import Callable, Mapping
+
 import jax
-from jax.sharding import Mesh
+import numpy as np
 
 from iddpm_jax.data import BatchIterator
-from iddpm_jax.training import sharding
 
 Batch = dict[str, jax.Array]
 
@@ -18,10 +19,19 @@ class DeviceBatches:
 
     Where `fetch` is called as soon as a step has been dispatched, the next batch travels while
     the devices compute, and is there when the step ends.
+
+    Args:
+      put: puts what this process has of a batch onto its devices.
+      names: entries of a batch that are needed there.
     """
 
-    def __init__(self, batches: BatchIterator, mesh: Mesh, names: tuple[str, ...]):
-        self._batches, self._mesh, self._names = batches, mesh, names
+    def __init__(
+        self,
+        batches: BatchIterator,
+        put: Callable[[Mapping[str, np.ndarray]], Batch],
+        names: tuple[str, ...],
+    ):
+        self._batches, self._put, self._names = batches, put, names
         self._position = batches.get_state()
         self._ahead: tuple[Batch, dict] | None = None
 
@@ -32,9 +42,7 @@ class DeviceBatches:
                 batch = next(self._batches)
             except ValueError as error:
                 raise DataError(str(error)) from error
-            on_devices = sharding.shard_batch(
-                self._mesh, {name: batch[name] for name in self._names}
-            )
+            on_devices = self._put({name: batch[name] for name in self._names})
             self._ahead = on_devices, self._batches.get_state()
 
     def take(self) -> Batch:

@@ -11,16 +11,18 @@ class Progress:
     """Shows step, loss, rates and the time that is left.
 
     The clock starts after the first step, which compiles. Rates are of training alone; the
-    time that is left includes what `paused` was entered for.
+    time that is left includes what `paused` was entered for. One of several processes is
+    `quiet`, all but the first.
     """
 
-    def __init__(self, first_step: int, num_steps: int, batch_size: int):
+    def __init__(self, first_step: int, num_steps: int, batch_size: int, quiet: bool = False):
+        self._quiet = quiet
         self._num_steps = num_steps
         self._batch_size = batch_size
         self._start: tuple[int, float] | None = None
         self._interval_start: tuple[int, float] | None = None
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not quiet:
             self._bar = tqdm(total=num_steps, initial=first_step, unit="step", dynamic_ncols=True)
 
     def advance(self, step: int) -> None:
@@ -68,13 +70,13 @@ class Progress:
             self._bar.set_postfix_str(text)
             return
         left = f" | {_duration(timing['timing/seconds_left'])} left" if timing else ""
-        print(f"step {step:,}/{self._num_steps:,} | {text}{left}", flush=True)
+        self.note(f"step {step:,}/{self._num_steps:,} | {text}{left}")
 
     def note(self, text: str) -> None:
         """Shows a line beside the bar."""
         if self._bar is not None:
             self._bar.write(text)
-        else:
+        elif not self._quiet:
             print(text, flush=True)
 
     def close(self) -> None:

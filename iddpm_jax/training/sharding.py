@@ -1,6 +1,7 @@
 """Where arrays live: a mesh of all devices with one axis, `data`.
 
-The state is on every device; a batch is cut along its first axis.
+The state is on every device; a batch is cut along its first axis. Optionally what the optimiser
+keeps is cut too, so that every device has its share of it (ZeRO-1, Rajbhandari et al. 2020).
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,9 +26,25 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def replicate(mesh: Mesh, tree: Any) -> Any:
-    """Puts a pytree of arrays onto every device of the mesh."""
-    return jax.device_put(tree, replicated(mesh))
+def shardings_of_state(mesh: Mesh, state: Any, shard_optimizer: bool) -> Any:
+    """A sharding for every leaf of a state, which may be abstract.
+
+    With `shard_optimizer`, moments and averages are cut along the longest axis that the devices
+    divide evenly; what has no such axis stays on every device.
+    """
+    shardings = jax.tree.map(lambda _: replicated(mesh), state)
+    if not shard_optimizer:
+        return shardings
+    cut = jax.tree.map(lambda leaf: _cut(mesh, leaf.shape), state.opt_state)
+    return shardings.replace(opt_state=cut)
+
+
+def _cut(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+    sizes = [size if size % mesh.devices.size == 0 else 0 for size in shape]
+    if not any(sizes):
+        return replicated(mesh)
+    axis = int(np.argmax(sizes))
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
 def shard_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -37,6 +54,28 @@ def shard_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Ar
         name: jax.make_array_from_process_local_data(sharding, value)
         for name, value in batch.items()
     }
+
+
+def split_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Puts this process's part of a batch onto its devices as `pmap` takes it, `[device, …]`."""
+    local = make_mesh(mesh.local_devices)
+    count = len(mesh.local_devices)
+    return {
+        name: jax.device_put(value.reshape(count, -1, *value.shape[1:]), batch_sharding(local))
+        for name, value in batch.items()
+    }
+
+
+def on_all_processes(mesh: Mesh, tree: Any) -> Any:
+    """What `pmap` left on this process's devices, the same on all, as global arrays."""
+    if jax.process_count() == 1:
+        return tree
+
+    def to_global(leaf: jax.Array) -> jax.Array:
+        parts = [shard.data for shard in leaf.addressable_shards]
+        return jax.make_array_from_single_device_arrays(leaf.shape, replicated(mesh), parts)
+
+    return jax.tree.map(to_global, tree)
 
 
 def check_batch_size(batch_size: int, microbatch: int, mesh: Mesh) -> None:

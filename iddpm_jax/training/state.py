@@ -22,6 +22,7 @@ class TrainState:
       metrics: running averages since the last line of the log.
       skipped: steps whose gradients were not finite and were not applied, int32.
       skipped_in_row: the latest of them that were consecutive, int32.
+      log2_loss_scale: of float16 training, float32; None where nothing is scaled.
     """
 
     step: jax.Array
@@ -31,6 +32,7 @@ class TrainState:
     metrics: Metrics
     skipped: jax.Array
     skipped_in_row: jax.Array
+    log2_loss_scale: jax.Array | None = None
 
     @property
     def ema(self) -> dict[str, Any]:
@@ -38,7 +40,9 @@ class TrainState:
         return optax.tree.get(self.opt_state, "ema")
 
 
-def init_state(params, optimizer, timestep_sampler, metrics: Metrics) -> TrainState:
+def init_state(
+    params, optimizer, timestep_sampler, metrics: Metrics, log2_loss_scale: jax.Array | None = None
+) -> TrainState:
     """The state before the first step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -48,4 +52,5 @@ def init_state(params, optimizer, timestep_sampler, metrics: Metrics) -> TrainSt
         metrics=metrics,
         skipped=jnp.zeros((), jnp.int32),
         skipped_in_row=jnp.zeros((), jnp.int32),
+        log2_loss_scale=log2_loss_scale,
     )

@@ -13,8 +13,9 @@ import optax
 from jax.sharding import Mesh
 
 from iddpm_jax import diffusion as dm
+from iddpm_jax.training import loss_scale, sharding
 from iddpm_jax.training import metrics as mt
-from iddpm_jax.training import sharding
+from iddpm_jax.training.batch_axis import WHOLE, BatchAxis
 from iddpm_jax.training.state import TrainState, init_state
 
 Batch = Mapping[str, jax.Array]
@@ -32,39 +33,67 @@ def make_train_step(
     microbatch: int = 0,
     label_dropout: float = 0.0,
     max_nonfinite_steps: int = 2**31 - 1,
+    data_parallel: str = "jit",
+    state_sharding: Any = None,
+    low_res: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
 ) -> Callable[[TrainState, Batch], TrainState]:
     """Builds the step.
 
     With `label_dropout`, that share of the labels is replaced by the model's last class, the
     null class of classifier-free guidance (Ho & Salimans 2022).
 
+    Args:
+      data_parallel: `jit`, which leaves it to the compiler how to spread the global batch over
+        the mesh, or `pmap`, where every device does its part and gradients are averaged.
+      state_sharding: of every leaf of the state, for `jit`; by default all of it everywhere.
+      low_res: for super-resolution: images `[B, H, W, C]` and keys `[B]` to what the network is
+        to see of them.
+
     Returns:
-      `(state, batch) -> state`, jitted over `mesh`, which gives the old state's memory
-      away. A batch has `image` `[B, H, W, C]` in [-1, 1] and, for a class-conditional
-      model, `label` int32 `[B]`. Timesteps, noise and dropout are drawn for the global
-      batch from the seed and the step's number, whatever the number of devices.
+      `(state, batch) -> state`, which gives the old state's memory away. A batch has `image`
+      `[B, H, W, C]` in [-1, 1] and, for a class-conditional model, `label` int32 `[B]`; under
+      `pmap` it is what `sharding.split_batch` makes of it. Timesteps and noise are drawn for
+      the global batch from the seed and the step's number, whatever the number of devices, and
+      so is dropout, which under `pmap` every device has its own of.
     """
+    parts = mesh.devices.size if data_parallel == "pmap" else 1
+    axis = BatchAxis("data", parts) if data_parallel == "pmap" else WHOLE
     update = make_update(
-        d, model, optimizer, timestep_sampler, learning_rate, microbatch, max_nonfinite_steps
+        d, model, optimizer, timestep_sampler, learning_rate, microbatch, max_nonfinite_steps, axis
     )
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         t_key, noise_key, dropout_key = jax.random.split(key, 3)
-        size = batch["image"].shape[0]
+        size, *image_shape = batch["image"].shape
+        size *= parts
         t, weights = timestep_sampler.sample(state.sampler_state, t_key, size)
-        noise = jax.random.normal(noise_key, batch["image"].shape, jnp.float32)
-        examples = {**batch, "t": t, "weights": weights, "noise": noise}
+        noise = jax.random.normal(noise_key, (size, *image_shape), jnp.float32)
+        examples = {**batch, **axis.mine({"t": t, "weights": weights, "noise": noise})}
         if label_dropout:
             hidden = jax.random.bernoulli(jax.random.fold_in(key, 3), label_dropout, (size,))
-            examples["label"] = jnp.where(hidden, model.num_classes - 1, batch["label"])
-        return update(state, examples, dropout_key)
+            examples["label"] = jnp.where(axis.mine(hidden), model.num_classes - 1, batch["label"])
+        if low_res is not None:
+            keys = axis.mine(jax.random.split(jax.random.fold_in(key, 4), size))
+            examples["low_res"] = low_res(batch["image"], keys)
+        return update(state, examples, axis.fold_in(dropout_key))
 
-    state_sharding, batch_sharding = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    if data_parallel == "pmap":
+        # The state is not mapped over: one array on all devices, before and after.
+        mapped = jax.pmap(
+            train_step,
+            axis_name=axis.name,
+            in_axes=(None, 0),
+            out_axes=None,
+            devices=list(mesh.devices.flat),
+            donate_argnums=0,
+        )
+        return lambda state, batch: sharding.on_all_processes(mesh, mapped(state, batch))
+    state_sharding = state_sharding or sharding.replicated(mesh)
     return jax.jit(
         train_step,
         donate_argnums=0,
-        in_shardings=(state_sharding, batch_sharding),
+        in_shardings=(state_sharding, sharding.batch_sharding(mesh)),
         out_shardings=state_sharding,
     )
 
@@ -77,30 +106,42 @@ def make_update(
     learning_rate: optax.Schedule,
     microbatch: int = 0,
     max_nonfinite_steps: int = 2**31 - 1,
+    axis: BatchAxis = WHOLE,
 ) -> Callable[[TrainState, Batch, jax.Array], TrainState]:
     """The part of a step that is left when everything random has been drawn.
+
+    Args:
+      microbatch: examples of the global batch per forward pass; 0: all.
+      axis: what part of the global batch the examples are.
 
     Returns:
       `(state, examples, dropout_key) -> state`, pure. Examples are a batch with `t` int32
       `[B]`, importance `weights` `[B]` and `noise` `[B, H, W, C]`. Where a loss or the
       gradient is not finite, nothing changes but the counters. After `max_nonfinite_steps` of
-      them in a row no step is applied any more, so that the caller may look now and then.
+      them in a row, or when the loss scale has collapsed, no step is applied any more, so that
+      the caller may look now and then.
     """
 
     def update(state: TrainState, examples: Batch, dropout_key: jax.Array) -> TrainState:
-        t = examples["t"]
-        grads, losses = _gradients(d, model, state.params, examples, dropout_key, microbatch)
+        scale = state.log2_loss_scale
+        grads, losses = _gradients(
+            d, model, state.params, examples, dropout_key, microbatch // axis.size, scale
+        )
+        grads = axis.mean(grads)
+        t, weights, losses = axis.all((examples["t"], examples["weights"], losses))
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(losses["loss"]).all()
-        finite &= state.skipped_in_row < max_nonfinite_steps
+        finite &= (state.skipped_in_row < max_nonfinite_steps) & loss_scale.alive(scale)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         sampler_state = timestep_sampler.update(state.sampler_state, t, losses["loss"])
 
-        measured = mt.loss_metrics(losses, t, examples["weights"], d.num_timesteps, keep=finite)
+        measured = mt.loss_metrics(losses, t, weights, d.num_timesteps, keep=finite)
         measured["grad_norm"] = mt.scalar_metric(grad_norm, keep=finite)
         # The optimiser does not count steps that were skipped.
         measured["lr"] = mt.scalar_metric(learning_rate(state.step - state.skipped), keep=finite)
+        if scale is not None:
+            measured["log2_loss_scale"] = mt.scalar_metric(scale, keep=jnp.ones((), bool))
 
         def if_finite(new, old):
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
@@ -113,15 +154,21 @@ def make_update(
             metrics=mt.merge(state.metrics, measured),
             skipped=state.skipped + ~finite,
             skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
+            log2_loss_scale=loss_scale.adjusted(scale, finite),
         )
 
     return update
 
 
 def _weighted_loss(
-    params: Any, d: dm.GaussianDiffusion, model: nn.Module, examples: Batch, dropout_key: jax.Array
+    params: Any,
+    d: dm.GaussianDiffusion,
+    model: nn.Module,
+    examples: Batch,
+    dropout_key: jax.Array,
+    log2_scale: jax.Array | None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The loss that is minimised: the mean over the batch of weights · loss, and its terms."""
+    """The loss that is minimised, scaled: the mean over the batch of weights · loss; its terms."""
 
     def model_fn(x_t, timestep):
         return model.apply(
@@ -129,17 +176,25 @@ def _weighted_loss(
             x_t,
             timestep,
             y=examples.get("label"),
+            low_res=examples.get("low_res"),
             train=True,
             rngs={"dropout": dropout_key},
         )
 
     losses = dm.training_losses(d, model_fn, examples["image"], examples["t"], examples["noise"])
-    return jnp.mean(losses["loss"] * examples["weights"]), losses
+    loss = jnp.mean(losses["loss"] * examples["weights"])
+    return loss_scale.scaled(loss, log2_scale), losses
 
 
-def _gradients(d, model, params, examples, dropout_key, microbatch):
-    """Gradients, and losses `[B]`, of the whole batch, `microbatch` examples at a time."""
-    grad_fn = jax.grad(_weighted_loss, has_aux=True)
+def _gradients(d, model, params, examples, dropout_key, microbatch, log2_scale):
+    """Gradients, and losses `[B]`, of all examples, `microbatch` of them at a time."""
+
+    def grad_fn(params, d, model, examples, dropout_key):
+        grads, losses = jax.grad(_weighted_loss, has_aux=True)(
+            params, d, model, examples, dropout_key, log2_scale
+        )
+        return loss_scale.unscaled(grads, log2_scale), losses
+
     size = examples["image"].shape[0]
     if microbatch in (0, size):
         return grad_fn(params, d, model, examples, dropout_key)
@@ -162,13 +217,13 @@ def _gradients(d, model, params, examples, dropout_key, microbatch):
     return grads, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(size), losses)
 
 
-def initial_metrics(d: dm.GaussianDiffusion) -> mt.Metrics:
+def initial_metrics(d: dm.GaussianDiffusion, loss_scaling: bool = False) -> mt.Metrics:
     """The step's metrics before they have seen anything."""
     empty = jnp.zeros(1)
     losses = dict.fromkeys(dm.training_loss_names(d), empty)
     nothing = jnp.zeros((), bool)
     metrics = mt.loss_metrics(losses, jnp.zeros(1, jnp.int32), empty, d.num_timesteps, nothing)
-    for name in ("grad_norm", "lr"):
+    for name in ("grad_norm", "lr", *["log2_loss_scale"] * loss_scaling):
         metrics[name] = mt.scalar_metric(jnp.zeros(()), nothing)
     return metrics
 
@@ -179,14 +234,26 @@ def make_init(
     optimizer: optax.GradientTransformation,
     timestep_sampler: dm.TimestepSampler,
     mesh: Mesh,
-) -> Callable[[jax.Array], TrainState]:
-    """A jitted `key -> TrainState`, the state before the first step, on every device.
+    shard_optimizer: bool = False,
+) -> tuple[Callable[[jax.Array], TrainState], TrainState]:
+    """How training begins.
 
-    `jax.eval_shape` of it is the abstract state that restoring needs.
+    Returns:
+      A jitted `key -> TrainState`, the state before the first step; and that state in the
+      abstract, shapes, dtypes and shardings, as restoring needs it.
     """
 
     def init(key: jax.Array) -> TrainState:
         params = model.init_params(key)
-        return init_state(params, optimizer, timestep_sampler, initial_metrics(d))
+        scale = loss_scale.initial(model.dtype)
+        metrics = initial_metrics(d, scale is not None)
+        return init_state(params, optimizer, timestep_sampler, metrics, scale)
 
-    return jax.jit(init, out_shardings=sharding.replicated(mesh))
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    shardings = sharding.shardings_of_state(mesh, shapes, shard_optimizer)
+    abstract = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        shapes,
+        shardings,
+    )
+    return jax.jit(init, out_shardings=shardings), abstract

@@ -69,9 +69,9 @@ def test_bound_compiles_once_for_all_batches(parts):
         num_classes = model.num_classes
 
         @staticmethod
-        def apply(variables, x, timesteps, y):
+        def apply(variables, x, timesteps, y, low_res):
             traced.append(1)  # Runs when traced only.
-            return model.apply(variables, x, timesteps, y=y)
+            return model.apply(variables, x, timesteps, y=y, low_res=low_res)
 
     bound = make_bound(d, Network(), params, tiny.mesh(1), seed=3)
     batches = list(image_batches(load, np.arange(COUNT), 4))

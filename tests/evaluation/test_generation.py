@@ -83,7 +83,7 @@ def test_draw_batches_takes_seed_and_labels():
 def test_generator_compiles_once_for_labels_guidance_seed_and_number():
     counts = []
 
-    def model_apply(variables, x, timesteps, y):
+    def model_apply(variables, x, timesteps, y, low_res):
         counts.append(1)  # Runs when traced only.
         return jnp.concatenate([x, x], axis=-1) * (1 + y).reshape(-1, 1, 1, 1)
 

@@ -3,13 +3,14 @@ import zipfile
 import numpy as np
 import pytest
 
-from iddpm_jax.evaluation.shards import ShardedSamples
+from iddpm_jax.evaluation.shards import ShardedSamples, claim
 
 SETTINGS = {"seed": 1, "labels": (0, 1)}
 
 
 def _write(directory, counts=(4, 4, 2), labelled=True):
-    samples = ShardedSamples(directory, SETTINGS)
+    claim(directory, SETTINGS)
+    samples = ShardedSamples(directory)
     for number in range(samples.count(), len(counts)):
         random = np.random.default_rng(number)
         images = random.integers(0, 256, (counts[number], 3, 3, 1), dtype=np.uint8)
@@ -54,11 +55,11 @@ def test_sharded_samples_continue_to_the_same_bytes(tmp_path):
 def test_sharded_samples_refuse_another_runs_directory(tmp_path):
     _write(tmp_path / "out")
     with pytest.raises(ValueError, match="seed: there 1, now 2"):
-        ShardedSamples(tmp_path / "out", {**SETTINGS, "seed": 2})
+        claim(tmp_path / "out", {**SETTINGS, "seed": 2})
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
     with pytest.raises(ValueError, match="holds other files"):
-        ShardedSamples(tmp_path / "mine", SETTINGS)
+        claim(tmp_path / "mine", SETTINGS)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot be written"):
-        ShardedSamples(tmp_path / "file" / "out", SETTINGS)
+        claim(tmp_path / "file" / "out", SETTINGS)

@@ -4,13 +4,7 @@ import optax
 import pytest
 
 from iddpm_jax.training import checkpoints as ck
-from iddpm_jax.training import sharding
 from tests import tiny
-
-
-def _abstract(devices=1):
-    shapes = jax.eval_shape(tiny.init(devices), jax.random.key(0))
-    return ck.abstract_on(shapes, sharding.replicated(tiny.mesh(devices)))
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +22,7 @@ def saved(tmp_path, state):
 
 def test_checkpoints_restore_every_leaf_bitwise(saved, state):
     checkpoints = ck.Checkpoints(saved, keep=2)
-    restored, data_state = checkpoints.restore(2, _abstract())
+    restored, data_state = checkpoints.restore(2, tiny.abstract_state(1))
     checkpoints.close()
     assert data_state == {"next_index": 7}
     assert jax.tree.structure(restored) == jax.tree.structure(state)
@@ -41,7 +35,7 @@ def test_checkpoints_restore_a_state_without_averages(tmp_path, state):
 
     checkpoints = ck.Checkpoints(tmp_path, keep=2)
     checkpoints.save(without(state), {}, {})
-    restored, _ = checkpoints.restore(2, without(_abstract()))
+    restored, _ = checkpoints.restore(2, without(tiny.abstract_state(1)))
     checkpoints.close()
     assert restored.ema == {}
     jax.tree.map(np.testing.assert_array_equal, restored, without(state))
@@ -54,7 +48,7 @@ def test_checkpoints_are_separate_items(saved):
 
 def test_checkpoints_restore_onto_other_devices(saved, state):
     checkpoints = ck.Checkpoints(saved, keep=2)
-    restored, _ = checkpoints.restore(2, _abstract(devices=8))
+    restored, _ = checkpoints.restore(2, tiny.abstract_state(devices=8))
     checkpoints.close()
     assert len(restored.step.sharding.device_set) == 8
     # The step takes it as it is.
@@ -76,7 +70,7 @@ def test_checkpoints_refuse_a_damaged_one(saved):
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     checkpoints = ck.Checkpoints(saved, keep=2)
     with pytest.raises(ck.CheckpointError, match=r"checkpoints/2 cannot be read"):
-        checkpoints.restore(2, _abstract())
+        checkpoints.restore(2, tiny.abstract_state(1))
     checkpoints.close()
 
 
@@ -86,7 +80,7 @@ def test_checkpoints_refuse_another_format(tmp_path, state, monkeypatch):
         _save(tmp_path, state, 2)
     checkpoints = ck.Checkpoints(tmp_path, keep=2)
     with pytest.raises(ck.CheckpointError, match="format version 9, this program reads up to"):
-        checkpoints.restore(2, _abstract())
+        checkpoints.restore(2, tiny.abstract_state(1))
     checkpoints.close()
 
 
@@ -95,7 +89,7 @@ def test_checkpoints_read_the_format_before_checksums(tmp_path, state, monkeypat
         past.setattr(ck, "FORMAT_VERSION", 1)
         _save(tmp_path, state, 2)
     checkpoints = ck.Checkpoints(tmp_path, keep=2)
-    restored, _ = checkpoints.restore(2, _abstract())
+    restored, _ = checkpoints.restore(2, tiny.abstract_state(1))
     checkpoints.close()
     jax.tree.map(np.testing.assert_array_equal, restored, state)
 
@@ -108,7 +102,7 @@ def _save(workdir, state, *steps, keep=5):
 
 
 def _params(workdir, ema="none"):
-    return ck.load_params(workdir, ema, _abstract().params)
+    return ck.load_params(workdir, ema, tiny.abstract_state(1).params)
 
 
 def test_checkpoints_notice_a_value_that_is_not_what_was_saved(tmp_path, state, monkeypatch):
@@ -125,7 +119,7 @@ def test_checkpoints_notice_a_value_that_is_not_what_was_saved(tmp_path, state, 
         _save(tmp_path, state.replace(params=flipped), 2)
     checkpoints = ck.Checkpoints(tmp_path, keep=5)
     with pytest.raises(ck.CheckpointError, match=r"damaged: in its item params, .*out_conv.*bias"):
-        checkpoints.restore(2, _abstract())
+        checkpoints.restore(2, tiny.abstract_state(1))
     checkpoints.close()
     params, step = _params(tmp_path)
     assert step == 1
@@ -142,7 +136,7 @@ def test_checkpoints_fall_back_where_an_item_is_damaged(tmp_path, state, item):
         if data:
             file.write_bytes(data)
     checkpoints = ck.Checkpoints(tmp_path, keep=5)
-    restored, data_state = checkpoints.restore_newest(_abstract())
+    restored, data_state = checkpoints.restore_newest(tiny.abstract_state(1))
     assert data_state == {"next_index": 1}
     jax.tree.map(np.testing.assert_array_equal, restored.params, state.params)
     # The damaged one is out of the way, and kept.
@@ -150,7 +144,7 @@ def test_checkpoints_fall_back_where_an_item_is_damaged(tmp_path, state, item):
     assert [p.name.split("_")[0] for p in (tmp_path / "damaged").iterdir()] == ["2"]
     checkpoints.save(state.replace(step=np.int32(2)), {"next_index": 2}, {})
     assert checkpoints.steps() == [1, 2]
-    assert checkpoints.restore_newest(_abstract())[1] == {"next_index": 2}
+    assert checkpoints.restore_newest(tiny.abstract_state(1))[1] == {"next_index": 2}
     checkpoints.close()
 
 
@@ -170,7 +164,7 @@ def test_checkpoints_never_give_back_other_bits(tmp_path, state):
         data[random.integers(len(data))] ^= 1 << random.integers(8)
         file.write_bytes(data)
         checkpoints = ck.Checkpoints(tmp_path, keep=5, read_only=True)
-        restored, data_state = checkpoints.restore_newest(_abstract(), set_aside=False)
+        restored, data_state = checkpoints.restore_newest(tiny.abstract_state(1), set_aside=False)
         checkpoints.close()
         file.write_bytes(whole)
         step = int(restored.step)
@@ -189,7 +183,7 @@ def test_checkpoints_name_the_newest_where_none_is_sound(tmp_path, state):
                 file.unlink()
     checkpoints = ck.Checkpoints(tmp_path, keep=5)
     with pytest.raises(ck.CheckpointError, match=r"checkpoints/2 cannot be read"):
-        checkpoints.restore_newest(_abstract())
+        checkpoints.restore_newest(tiny.abstract_state(1))
     assert checkpoints.steps() == [1, 2]  # Nothing is moved where it would not help.
     checkpoints.close()
 

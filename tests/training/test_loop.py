@@ -1,8 +1,10 @@
 """The loop in this process: interruptions at an exact step."""
 
 import dataclasses
+import itertools
 import os
 import signal
+import time
 
 import jax
 import numpy as np
@@ -127,3 +129,18 @@ def test_train_without_averages_draws_the_parameters(tmp_path):
     loop.train(_changed(run, draw_samples=lambda params: np.zeros((4, 4, 3), np.uint8)), tmp_path)
     assert [p.name for p in (tmp_path / "samples").iterdir()] == ["step_00000006_ema_none.png"]
     assert int(loop.train(run, tmp_path).step) == STEPS
+
+
+def test_train_does_not_care_for_a_clock_that_goes_backwards(whole, tmp_path, monkeypatch):
+    clock = itertools.count(2e9, -3600)  # An hour back whenever anyone looks.
+    monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+    monkeypatch.setattr(time, "time_ns", lambda: int(next(clock)) * 10**9)
+    for steps in (2, 4, STEPS):
+        run = _run(checkpoint_every=1, num_steps=steps, log_every=1 if steps < STEPS else 4)
+        final = loop.train(run, tmp_path)
+        # The newest checkpoint seems to be the oldest.
+        for age, path in enumerate(sorted((tmp_path / "checkpoints").iterdir())):
+            os.utime(path, (1e9 - age * 1e6,) * 2)
+    assert next(clock) < 2e9 - 3600 * 10
+    for part in ("params", "opt_state", "step"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(final, part), getattr(whole[1], part))

@@ -1,9 +1,16 @@
+import functools
+
 import numpy as np
 import pytest
 
 from iddpm_jax.data import digits_source, make_batches
+from iddpm_jax.training import sharding
 from iddpm_jax.training.prefetch import DataError, DeviceBatches
 from tests import tiny
+
+
+def _put(devices: int):
+    return functools.partial(sharding.shard_batch, tiny.mesh(devices))
 
 
 def _batches():
@@ -11,7 +18,7 @@ def _batches():
 
 
 def test_device_batches_are_those_of_the_iterator_and_know_their_position():
-    plain, ahead = _batches(), DeviceBatches(_batches(), tiny.mesh(8), ("image", "label"))
+    plain, ahead = _batches(), DeviceBatches(_batches(), _put(8), ("image", "label"))
     assert ahead.position == plain.get_state()
     for _ in range(3):
         expected, batch = next(plain), ahead.take()
@@ -35,4 +42,4 @@ def test_device_batches_say_that_it_is_the_data():
             raise ValueError("'a.png' cannot be used")
 
     with pytest.raises(DataError, match=r"'a\.png' cannot be used"):
-        DeviceBatches(Bad(), tiny.mesh(1), ("image",)).take()
+        DeviceBatches(Bad(), _put(1), ("image",)).take()

@@ -39,13 +39,40 @@ def test_train_step_gives_old_state_away():
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
-def test_train_step_is_the_same_on_one_and_eight_devices():
-    one, eight = tiny.run_steps(5, devices=1), tiny.run_steps(5, devices=8)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"data_parallel": "pmap"}, {"shard_optimizer": True}],
+    ids=["jit", "pmap", "sharded_optimizer"],
+)
+def test_train_step_is_the_same_on_one_and_eight_devices(options):
+    one, eight = tiny.run_steps(20, devices=1), tiny.run_steps(20, devices=8, **options)
     assert len(eight.params["out_conv"]["kernel"].sharding.device_set) == 8
     assert _largest_difference(one.params, eight.params) < 1e-5
     assert _largest_difference(one.ema, eight.ema) < 1e-5
     loss_one, loss_eight = (mt.compute(state.metrics)["loss"] for state in (one, eight))
     assert loss_one == pytest.approx(loss_eight, rel=1e-5)
+
+
+def test_train_step_with_pmap_and_microbatches_equals_the_full_batch():
+    full = tiny.run_steps(3)
+    parts = tiny.run_steps(3, devices=2, microbatch=4, data_parallel="pmap")
+    assert _largest_difference(full.params, parts.params) < 1e-5
+
+
+def test_train_step_with_a_sharded_optimizer_leaves_an_eighth_of_it_on_each_device():
+    state = tiny.run_steps(1, devices=8, shard_optimizer=True)
+
+    def bytes_on(tree, device) -> int:
+        shards = (shard for leaf in jax.tree.leaves(tree) for shard in leaf.addressable_shards)
+        return sum(shard.data.nbytes for shard in shards if shard.device == device)
+
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state))
+    for device in jax.devices():
+        # What eight does not divide, counts and the output's two biases, is on every one.
+        assert whole / 8 <= bytes_on(state.opt_state, device) < whole / 8 + 1000
+        assert bytes_on(state.params, device) == sum(
+            x.nbytes for x in jax.tree.leaves(state.params)
+        )
 
 
 def test_train_step_keeps_the_same_loss_history_on_eight_devices_and_with_microbatches():
@@ -57,7 +84,7 @@ def test_train_step_keeps_the_same_loss_history_on_eight_devices_and_with_microb
         mesh = tiny.mesh(devices)
         step = make_train_step(*parts, run.learning_rate, mesh, seed=0, microbatch=microbatch)
         parts = (run.diffusion, run.model, run.optimizer, sampler, mesh)
-        state = make_init(*parts)(jax.random.key(0))
+        state = make_init(*parts)[0](jax.random.key(0))
         for i in range(12):
             state = step(state, tiny.batch(i, devices))
         states.append(state)
@@ -113,7 +140,7 @@ def test_train_step_hides_its_share_of_labels():
         num_classes = 4
 
         @staticmethod
-        def apply(variables, x, timesteps, y, train, rngs):
+        def apply(variables, x, timesteps, y, low_res, train, rngs):
             jax.debug.callback(lambda labels: seen.extend(labels.tolist()), y)
             return jnp.concatenate([x, x], axis=-1) * variables["params"]["w"]
 

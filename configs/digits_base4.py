@@ -1,0 +1,18 @@
+"""Handwritten digits at 4 × 4, class-conditional: the first stage of a cascade.
+
+The demo's recipe on means of 2 × 2 pixels; `configs/digits_upsample.py` is the second stage.
+
+    python main.py --config=configs/digits_base4.py --workdir=runs/digits_base4
+
+Hardware: two CPU cores are enough.
+"""
+
+from configs import digits
+
+
+def get_config():
+    config = digits.get_config()
+    config.model.image_size = 4
+    config.model.attention_resolutions = (2,)
+    config.train.num_steps = 2500
+    return config

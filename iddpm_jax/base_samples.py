@@ -1,0 +1,105 @@
+"""What is to be enlarged: samples in an npz, or a folder of images.
+
+Axis letters: N images, h w low resolution, C channels.
+"""
+
+import zipfile
+from typing import NamedTuple
+
+import numpy as np
+
+from iddpm_jax.data import DataOptions, load_source
+
+_MAX_LABELS = 2**31
+_ZIP_OVERHEAD = 2**16
+
+
+class BaseSamples(NamedTuple):
+    """images: uint8 `[N, h, w, C]`; labels: int32 `[N]`, or None."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
+
+
+def read_npz(path: str, count: int, image_shape: tuple[int, int, int]) -> BaseSamples:
+    """Reads the first samples of a file that the sample command, or OpenAI's, wrote.
+
+    Args:
+      path: an npz with arr_0 uint8 `[N, h, w, C]` and, where there are labels, arr_1 `[N]`.
+      count: how many to read; 0: all.
+      image_shape: (h, w, C), what the model takes.
+
+    Raises:
+      ValueError: the file cannot be read, holds something else, or fewer samples.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _read(archive, path, count, image_shape)
+    except (OSError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as an npz: {error}") from error
+
+
+def _read(archive: zipfile.ZipFile, path: str, count: int, image_shape) -> BaseSamples:
+    names = archive.namelist()
+    if "arr_0.npy" not in names:
+        raise ValueError(f"{path} has no arr_0: it is no file of samples")
+    with archive.open("arr_0.npy") as file:
+        shape, dtype = _header(file, f"{path}: arr_0")
+        if dtype != np.uint8 or shape[1:] != image_shape:
+            raise ValueError(
+                f"{path} has samples of {dtype}, (height, width, channels) {shape[1:]}, but the "
+                f"model takes uint8 of {image_shape}"
+            )
+        if not shape[0] or shape[0] < count:
+            raise ValueError(f"{path} has {shape[0]} samples, fewer than the {count} asked for")
+        total, count = shape[0], count or shape[0]
+        images = _array(file, (count, *image_shape), np.dtype(np.uint8), path)
+    if "arr_1.npy" not in names:
+        return BaseSamples(images, None)
+    with archive.open("arr_1.npy") as file:
+        shape, dtype = _header(file, f"{path}: arr_1")
+        if shape != (total,) or dtype.kind not in "iu":
+            raise ValueError(f"{path} has labels of {dtype} {shape} for {total} samples")
+        labels = _array(file, (count,), dtype, path)
+    if np.any(labels < 0) or np.any(labels >= _MAX_LABELS):
+        raise ValueError(f"{path} has labels that are negative or beyond all reason")
+    return BaseSamples(images, labels.astype(np.int32))
+
+
+def _header(file, what: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype of an npy file, before anything of it is read; pickles are refused."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }
+        shape, fortran_order, dtype = read[version](file)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{what} cannot be read: {error}") from error
+    if fortran_order or dtype.hasobject or not shape:
+        raise ValueError(f"{what} is no plain array of {dtype} {shape}")
+    return shape, dtype
+
+
+def _array(file, shape: tuple[int, ...], dtype: np.dtype, path: str) -> np.ndarray:
+    size = int(np.prod(shape)) * dtype.itemsize
+    data = file.read(size)  # No more than the header says, whatever the archive unpacks to.
+    if len(data) != size:
+        raise ValueError(f"{path} is cut off")
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def read_folder(path: str, count: int, image_shape: tuple[int, int, int]) -> BaseSamples:
+    """Reads images of a folder or archive, in the order of their names, without labels.
+
+    One that has not the size that the model takes is scaled and cropped to it.
+    """
+    size, _, channels = image_shape
+    options = DataOptions(
+        name="folder", image_size=size, channels=channels, dir=path, split="all", labels="none"
+    )
+    source = load_source(options)
+    if len(source) < count:
+        raise ValueError(f"{path} has {len(source)} images, fewer than the {count} asked for")
+    return BaseSamples(source.batch(np.arange(count or len(source)))["image"], None)

@@ -1,0 +1,104 @@
+"""Pictures of super-resolution: what was given, what is made of it, and what it was.
+
+Axis letters: N images, H W large, h w small, C channels.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from iddpm_jax import diffusion as dm
+from iddpm_jax.evaluation.grids import make_grid, to_uint8
+
+
+def bilinear(low_res: np.ndarray, size: int) -> np.ndarray:
+    """Up-samples uint8 `[N, h, w, C]` to `[N, size, size, C]`, half-pixel centres."""
+    shape = (len(low_res), size, size, low_res.shape[-1])
+    return (
+        np.asarray(jax.image.resize(jnp.asarray(low_res, jnp.float32), shape, "bilinear"))
+        .round()
+        .astype(np.uint8)
+    )
+
+
+def comparison_grid(
+    low_res: np.ndarray, results: np.ndarray, originals: np.ndarray | None = None
+) -> np.ndarray:
+    """Low resolution, bilinear, result and, if there is one, the original, side by side.
+
+    Args:
+      low_res: uint8 `[N, h, w, C]`.
+      results, originals: uint8 `[N, H, W, C]`.
+
+    Returns:
+      uint8 `[height, width, 3]`, several such groups in a row.
+    """
+    size = results.shape[1]
+    nearest = (np.arange(size) * low_res.shape[1]) // size
+    shown = [low_res[:, nearest][:, :, nearest], bilinear(low_res, size), results]
+    shown += [] if originals is None else [originals]
+    groups = max(1, round(math.sqrt(len(results) / len(shown))))
+    blank = np.full((-len(results) % groups, *results.shape[1:]), 255, np.uint8)
+    cells = np.stack([np.concatenate([images, blank]) for images in shown], axis=1)
+    return make_grid(cells.reshape(-1, *results.shape[1:]), groups * len(shown))
+
+
+@dataclasses.dataclass(frozen=True)
+class SuperResolutionPreview:
+    """Draws what a super-resolution model makes of images of the data, with DDIM.
+
+    Attributes:
+      d: the process, usually respaced.
+      model: the network.
+      low_res: images `[N, H, W, C]` and keys `[N]` to the network's low-resolution input.
+      originals: uint8 `[N, H, W, C]`.
+      labels: int32 `[N]`, or None.
+      seed: of the noise, always the same.
+      mesh: devices to run on.
+    """
+
+    d: dm.GaussianDiffusion
+    model: nn.Module
+    low_res: Callable[[jax.Array, jax.Array], jax.Array]
+    originals: np.ndarray
+    labels: np.ndarray | None
+    seed: int
+    mesh: Mesh
+
+    def make(self):
+        """Returns `params -> uint8 [height, width, 3]`; it compiles when first called."""
+        count = len(self.originals)
+        divisible = count % self.mesh.devices.size == 0
+        rows = NamedSharding(self.mesh, PartitionSpec("data") if divisible else PartitionSpec())
+
+        @functools.partial(jax.jit, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
+        def sample(params: Any, originals: np.ndarray, labels: np.ndarray | None):
+            keys = dm.per_sample_keys(jax.random.key(self.seed), count)
+            originals, labels, keys = jax.lax.with_sharding_constraint(
+                (originals, labels, keys), rows
+            )
+            images = originals.astype(jnp.float32) / 127.5 - 1
+            low_res = self.low_res(images, keys)
+
+            def model_fn(x_t, timestep):
+                return self.model.apply(
+                    {"params": params}, x_t, timestep, y=labels, low_res=low_res
+                )
+
+            x_T = dm.initial_noise(keys, images.shape[1:])  # noqa: N806
+            results = dm.sample_loop(self.d, model_fn, x_T, keys, step=dm.ddim_step)
+            return to_uint8(low_res), to_uint8(results)
+
+        def draw(params: Any) -> np.ndarray:
+            shown = jax.device_get(sample(params, self.originals, self.labels))
+            return comparison_grid(*shown, self.originals)
+
+        return draw

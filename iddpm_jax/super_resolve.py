@@ -1,0 +1,185 @@
+"""Enlarges images with a super-resolution model.
+
+    python -m iddpm_jax.super_resolve --workdir=runs/digits_upsample --base_samples=samples.npz
+    python -m iddpm_jax.super_resolve --workdir=runs/digits_upsample --images=FOLDER
+    python -m iddpm_jax.super_resolve --workdir=runs/digits_upsample --base_workdir=runs/digits4
+
+The last one is the cascade: it draws small samples first, into base/. A run that was stopped
+continues when it is started again.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+import sys
+
+import numpy as np
+from absl import app, flags, logging
+
+from iddpm_jax import compilation_cache, launch, processes, trained
+from iddpm_jax import sampling_flags as common
+from iddpm_jax.base_samples import BaseSamples, read_folder, read_npz
+from iddpm_jax.drawing import Drawing, draw
+from iddpm_jax.evaluation.generation import SAMPLERS, batch_size_for
+from iddpm_jax.evaluation.shards import claim
+from iddpm_jax.evaluation.super_resolution import comparison_grid
+
+_SAMPLES = flags.DEFINE_string(
+    "base_samples", None, "npz of small images, as the sample command writes it, labels included."
+)
+_IMAGES = flags.DEFINE_string("images", None, "Folder or archive of small images.")
+_BASE = flags.DEFINE_string(
+    "base_workdir", None, "Work directory of a model that draws small images: a cascade."
+)
+_NUM = flags.DEFINE_integer(
+    "num_samples", 0, "Number of images; 0: all there are, 64 of a cascade.", lower_bound=0
+)
+_NOISE = flags.DEFINE_float(
+    "low_res_noise",
+    None,
+    "Standard deviation of noise on the small images; default: as the model was trained.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
+_BASE_SAMPLER = flags.DEFINE_enum("base_sampler", "ddpm", list(SAMPLERS), "Of the cascade's base.")
+_BASE_RESPACING = flags.DEFINE_string("base_respacing", "", "Timesteps of the cascade's base.")
+_BASE_EMA = flags.DEFINE_string("base_ema", "", "Averaged parameters of the cascade's base.")
+_BASE_GUIDANCE = flags.DEFINE_float("base_guidance", 1.0, "Guidance of the cascade's base.")
+
+_CASCADE_SAMPLES = 64
+_GRID_SAMPLES = 24
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        sys.exit(f"error: {argv[1]!r} is not a flag; see python -m iddpm_jax.super_resolve --help")
+    launch.join()
+    try:
+        _super_resolve()
+        processes.finish()
+    except (ValueError, processes.PeerError) as error:
+        processes.fail(error)
+
+
+def _super_resolve() -> None:
+    origins = {"base_samples": _SAMPLES, "images": _IMAGES, "base_workdir": _BASE}
+    given = [name for name, flag in origins.items() if flag.value]
+    if len(given) != 1:
+        raise ValueError(
+            f"give one of --{', --'.join(origins)}, not {' and '.join(given) or 'none'}"
+        )
+    workdir = pathlib.Path(common.WORKDIR.value).absolute()
+    model = trained.load(common.WORKDIR.value, common.EMA.value)
+    if model.low_res is None:
+        raise ValueError(f"{workdir} holds no super-resolution model; use iddpm_jax.sample")
+    if _NOISE.value is not None:
+        changed = model.low_res._replace(noise=_NOISE.value)
+        model = dataclasses.replace(model, low_res=changed)
+    compilation_cache.enable(workdir.parent)
+    sampler = common.SAMPLER.value or "ddpm"
+    generator = model.generator(
+        sampler, common.RESPACING.value, common.ETA.value, common.GUIDANCE.value
+    )
+    origin = str(pathlib.Path(origins[given[0]].value).absolute())
+    # What is read from files is known before, what a cascade draws goes into the directory.
+    base = None if _BASE.value else _read(model)
+    count = len(base.images) if base else _NUM.value or _CASCADE_SAMPLES
+    size = batch_size_for(count, common.BATCH.value, generator.mesh)
+    settings = common.settings(model, sampler, count, size)
+    settings |= {"low_res_noise": model.low_res.noise, given[0]: origin}
+    if base:
+        settings["content"] = _digest(base)
+    out = pathlib.Path(common.OUT.value or common.default_out(settings, "super_")).absolute()
+    if base is None:
+        cascade = _cascade(model, out / "base", settings)
+        settings["base"] = cascade.settings
+        processes.on_first(lambda: claim(out, settings))
+        base = read_npz(str(draw(cascade, launch.peer_timeout()).result), 0, _small_shape(model))
+    labels = settings["labels"]
+    if labels is None and base.labels is not None and model.num_classes:
+        model.label_rule(np.unique(base.labels))  # Checks that the model has such classes.
+        last = count - 1
+
+        def label_of(indices: np.ndarray) -> np.ndarray:
+            return base.labels[np.minimum(indices, last)]
+    else:
+        model.check_low_res(base.images, labels)
+        label_of = model.label_rule(labels)
+
+    def grid(images: np.ndarray, _) -> np.ndarray:
+        shown = images[:_GRID_SAMPLES]
+        return comparison_grid(base.images[: len(shown)], shown)
+
+    low_res_of = model.low_res_rule(base.images, settings["seed"])
+    drawing = Drawing(model, generator, settings, out, label_of, low_res_of, grid)
+    samples = draw(drawing, launch.peer_timeout())
+    processes.tell(f"{count:,} samples: {samples.result}")
+    processes.tell(f"low resolution, bilinear and result: {out / 'grid.png'}")
+
+
+def _small_shape(model: trained.TrainedModel) -> tuple[int, int, int]:
+    return (model.low_res.size, model.low_res.size, model.image_shape[-1])
+
+
+def _read(model: trained.TrainedModel) -> BaseSamples:
+    """The images that were given, checked against the model."""
+    read = read_npz if _SAMPLES.value else read_folder
+    base = read(_SAMPLES.value or _IMAGES.value, _NUM.value, _small_shape(model))
+    if model.num_classes and base.labels is None and common.LABELS.value is None:
+        raise ValueError(
+            f"the model is class-conditional and {_SAMPLES.value or _IMAGES.value} has no labels: "
+            "give --labels, which are taken in turn"
+        )
+    return base
+
+
+def _digest(base: BaseSamples) -> str:
+    digest = hashlib.sha256(base.images.tobytes())
+    digest.update(b"" if base.labels is None else base.labels.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _cascade(model: trained.TrainedModel, out: pathlib.Path, wanted: dict) -> Drawing:
+    """What draws the small samples of a cascade, checked against the model."""
+    base = trained.load(_BASE.value, _BASE_EMA.value)
+    base.refuse_super_resolution("the base of a cascade")
+    if base.image_shape != _small_shape(model):
+        raise ValueError(
+            f"--base_workdir={_BASE.value} draws images of (height, width, channels) "
+            f"{base.image_shape}, but the model takes {_small_shape(model)}"
+        )
+    if model.num_classes and base.num_classes != model.num_classes and wanted["labels"] is None:
+        raise ValueError(
+            f"the base model has {base.num_classes} classes and the super-resolution model "
+            f"{model.num_classes}: give --labels"
+        )
+    generator = base.generator(
+        _BASE_SAMPLER.value, _BASE_RESPACING.value, 0.0, _BASE_GUIDANCE.value
+    )
+    settings = {
+        "workdir": str(pathlib.Path(_BASE.value).absolute()),
+        "step": base.step,
+        "ema": base.ema,
+        "num_samples": wanted["num_samples"],
+        "sampler": _BASE_SAMPLER.value,
+        "respacing": base.respacing_name(_BASE_RESPACING.value),
+        "labels": wanted["labels"] if base.num_classes else None,
+        "guidance": _BASE_GUIDANCE.value,
+        "seed": wanted["seed"],
+        "batch_size": wanted["batch_size"],
+        "png": wanted["png"],
+    }
+    return Drawing(base, generator, settings, out, base.label_rule(settings["labels"]))
+
+
+def run() -> None:
+    """The command line."""
+    logging.set_verbosity(logging.WARNING)
+    flags.adopt_module_key_flags(common)
+    flags.adopt_module_key_flags(launch)
+    flags.mark_flag_as_required("workdir")
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,208 @@
+"""Super-resolution: trained, sampled and evaluated by the real commands."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import iddpm_jax
+from iddpm_jax.base_samples import read_npz
+from iddpm_jax.data import digits_source
+from tests.commands import TINY, run
+
+SMALL = digits_source("test", 4).images
+SHAPE = (4, 4, 1)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """Six steps of a super-resolution model with augmented conditioning, in two parts."""
+    workdir = tmp_path_factory.mktemp("super") / "run"
+    for steps in (3, 6):
+        flags = [*TINY, "--config.train.low_res_noise=0.2", f"--config.train.num_steps={steps}"]
+        command = ["main.py", "--config=configs/digits_upsample.py", f"--workdir={workdir}"]
+        result = run([*command, *flags])
+        assert result.returncode == 0, result.stderr
+    assert "continuing after step 3" in result.stdout
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    """A file as the sample command writes it."""
+    path = tmp_path_factory.mktemp("base") / "samples.npz"
+    np.savez(path, SMALL[:10], np.arange(10) % 10)
+    return path
+
+
+def _resolve(workdir, *flags):
+    return run(["-m", "iddpm_jax.super_resolve", f"--workdir={workdir}", *flags])
+
+
+def test_training_draws_grids_of_what_is_made_of_real_images(workdir):
+    with Image.open(workdir / "samples" / "step_00000006_ema_0.995.png") as grid:
+        # Twenty images, two groups of four cells in a row.
+        assert grid.size == (8 * 34 + 2, 10 * 34 + 2)
+
+
+def test_super_resolve_enlarges_samples_with_their_labels(workdir, samples, tmp_path):
+    flags = [f"--base_samples={samples}", "--batch_size=4", "--respacing=exact5"]
+    result = _resolve(workdir, *flags, f"--out={tmp_path / 'out'}", "--png")
+    assert result.returncode == 0, result.stderr
+    with np.load(tmp_path / "out" / "samples.npz") as written:
+        images, labels = written["arr_0"], written["arr_1"]
+    assert (images.shape, images.dtype) == ((10, 8, 8, 1), np.uint8)
+    np.testing.assert_array_equal(labels, np.arange(10))
+    assert len(list((tmp_path / "out" / "png").iterdir())) == 10
+    with Image.open(tmp_path / "out" / "grid.png") as grid:
+        assert grid.size[0] % (3 * 34) == 2
+    model = iddpm_jax.load(str(workdir))
+    again = model.super_resolve(SMALL[:10], labels=range(10), respacing="exact5", batch_size=8)
+    np.testing.assert_array_equal(images, again)
+    # What is drawn depends on what is given.
+    other = model.super_resolve(SMALL[10:20], labels=range(10), respacing="exact5")
+    assert not np.array_equal(other, again)
+
+
+def test_super_resolve_continues_to_the_file_of_an_uninterrupted_run(workdir, samples, tmp_path):
+    flags = [f"--base_samples={samples}", "--batch_size=4", "--respacing=ddim5", "--sampler=ddim"]
+    for name in ("whole", "cut"):
+        assert _resolve(workdir, *flags, f"--out={tmp_path / name}").returncode == 0
+    cut = tmp_path / "cut"
+    with np.load(cut / "samples.npz") as written:
+        images, labels = written["arr_0"], written["arr_1"].astype(np.int32)
+    (cut / "samples.npz").unlink()
+    (cut / "shards").mkdir()
+    np.savez(cut / "shards" / "000000.npz", images=images[:4], labels=labels[:4])
+    result = _resolve(workdir, *flags, f"--out={cut}")
+    assert "continuing after 1 finished batches of 4" in result.stdout
+    assert (cut / "samples.npz").read_bytes() == (tmp_path / "whole" / "samples.npz").read_bytes()
+
+
+def test_super_resolve_runs_a_cascade_and_takes_folders(workdir, tmp_path):
+    base = tmp_path / "base"
+    command = ["main.py", "--config=configs/digits_base4.py", f"--workdir={base}"]
+    result = run([*command, *TINY, "--config.train.num_steps=2", "--config.train.sample_every=0"])
+    assert result.returncode == 0, result.stderr
+    flags = ["--num_samples=6", "--labels=3,7", "--respacing=exact3", "--base_respacing=exact3"]
+    out = tmp_path / "cascade"
+    for _ in range(2):  # The second time all is there.
+        result = _resolve(workdir, f"--base_workdir={base}", *flags, f"--out={out}")
+        assert result.returncode == 0, result.stderr
+    with np.load(out / "base" / "samples.npz") as small, np.load(out / "samples.npz") as large:
+        assert small["arr_0"].shape == (6, 4, 4, 1)
+        assert large["arr_0"].shape == (6, 8, 8, 1)
+        assert small["arr_1"].tolist() == large["arr_1"].tolist() == [3, 7] * 3
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for i in range(3):
+        Image.fromarray(SMALL[i, ..., 0]).save(folder / f"{i}.png")
+    flags = [f"--images={folder}", "--labels=5", "--respacing=exact3"]
+    result = _resolve(workdir, *flags, f"--out={tmp_path / 'images'}")
+    assert result.returncode == 0, result.stderr
+    with np.load(tmp_path / "images" / "samples.npz") as written:
+        expected = iddpm_jax.load(str(workdir)).super_resolve(
+            SMALL[:3], labels=[5], respacing="exact3"
+        )
+        np.testing.assert_array_equal(written["arr_0"], expected)
+
+
+def test_nll_is_of_images_given_their_smaller_versions(workdir, tmp_path):
+    command = ["-m", "iddpm_jax.nll", f"--workdir={workdir}", "--num_samples=10"]
+    for size in (4, 10):
+        result = run([*command, f"--batch_size={size}", f"--out={tmp_path / str(size)}"])
+        assert result.returncode == 0, result.stderr
+    four, ten = (json.loads((tmp_path / n / "nll.json").read_text()) for n in ("4", "10"))
+    assert four["bits_per_dim"] == pytest.approx(ten["bits_per_dim"], rel=1e-5)
+
+
+def test_other_commands_say_which_one_to_use(workdir):
+    for command in ("sample", "dp_respacing"):
+        result = run(["-m", f"iddpm_jax.{command}", f"--workdir={workdir}"])
+        assert result.returncode == 1
+        assert "python -m iddpm_jax.super_resolve" in result.stderr
+    with pytest.raises(ValueError, match=r"small_size=4.*super_resolve"):
+        iddpm_jax.load(str(workdir)).sample(1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "give one of --base_samples, --images, --base_workdir, not none"),
+        (["--images=x", "--base_samples=y"], "not base_samples and images"),
+        (["--base_samples=SAMPLES", "--num_samples=11"], "has 10 samples, fewer than the 11"),
+        (["--base_samples=SAMPLES", "--labels=10"], "outside the model's 10 classes"),
+        (["--base_samples=nothing.npz"], "nothing.npz cannot be read as an npz"),
+        (["--images=nothing"], "nothing"),
+        (["--base_workdir=nothing"], "nothing is not a work directory"),
+        (["--base_samples=SAMPLES", "--low_res_noise=2"], "low_res_noise"),
+    ],
+)
+def test_super_resolve_refuses_bad_flags_in_one_line(workdir, samples, tmp_path, flags, message):
+    flags = [flag.replace("SAMPLES", str(samples)) for flag in flags]
+    result = _resolve(workdir, *flags, f"--out={tmp_path / 'out'}")
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_super_resolve_needs_labels_for_a_conditional_model(workdir, tmp_path):
+    np.savez(tmp_path / "samples.npz", SMALL[:2])
+    result = _resolve(workdir, f"--base_samples={tmp_path / 'samples.npz'}")
+    assert result.returncode == 1
+    assert "the model is class-conditional and" in result.stderr
+    assert "give --labels" in result.stderr
+
+
+def _npz(tmp_path, *arrays, **named):
+    path = tmp_path / "samples.npz"
+    np.savez(path, *arrays, **named)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ((np.zeros((3, 8, 8, 1), np.uint8),), r"\(8, 8, 1\), but the model takes uint8 of \(4, 4"),
+        ((np.zeros((3, 4, 4, 3), np.uint8),), r"\(4, 4, 3\), but"),
+        ((np.zeros((3, 4, 4, 1), np.float32),), "samples of float32"),
+        ((np.zeros((0, 4, 4, 1), np.uint8),), "has 0 samples"),
+        ((np.zeros((3, 4, 4, 1), np.uint8), np.zeros(2, int)), r"labels of int64 \(2,\) for 3"),
+        ((np.zeros((3, 4, 4, 1), np.uint8), np.zeros(3)), "labels of float64"),
+        ((np.zeros((3, 4, 4, 1), np.uint8), np.full(3, -1)), "negative"),
+        ((np.array([{}], dtype=object),), "no plain array of object"),
+    ],
+)
+def test_read_npz_refuses_what_does_not_fit(tmp_path, arrays, message):
+    with pytest.raises(ValueError, match=message):
+        read_npz(_npz(tmp_path, *arrays), 0, SHAPE)
+
+
+def test_read_npz_reads_no_more_than_a_header_says_and_never_a_pickle(tmp_path):
+    """An archive that unpacks to a gigabyte of zeros, of which 48 bytes are samples."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": (3, *SHAPE)}
+    )
+    path = tmp_path / "bomb.npz"
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("arr_0.npy", "w", force_zip64=True) as member,
+    ):
+        member.write(header.getvalue())
+        for _ in range(64):
+            member.write(bytes(2**24))
+    assert read_npz(str(path), 0, SHAPE).images.shape == (3, *SHAPE)
+    cut = tmp_path / "cut.npz"
+    with zipfile.ZipFile(cut, "w") as archive:
+        archive.writestr("arr_0.npy", header.getvalue() + bytes(20))
+    with pytest.raises(ValueError, match="is cut off"):
+        read_npz(str(cut), 0, SHAPE)
+    with zipfile.ZipFile(cut, "w") as archive:
+        archive.writestr("arr_0.npy", b"cos\nsystem\n")
+    with pytest.raises(ValueError, match="arr_0 cannot be read"):
+        read_npz(str(cut), 0, SHAPE)
