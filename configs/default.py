@@ -40,8 +40,11 @@ def _model() -> ml_collections.ConfigDict:
 
 def _diffusion() -> ml_collections.ConfigDict:
     diffusion = ml_collections.ConfigDict()
-    diffusion.steps = 1000  # T.
-    diffusion.noise_schedule = "linear"  # Also cosine, scaled_linear, sigmoid.
+    diffusion.process = "discrete"  # Or continuous: time in [0, 1], ε predicted, no likelihood.
+    diffusion.steps = 1000  # T; of a continuous process the steps of sampling by default.
+    diffusion.noise_schedule = "linear"  # Also cosine, scaled_linear, sigmoid; continuous:
+    # offset_cosine, cosine, linear.
+    diffusion.loss = "l2"  # Of a continuous process: on ε, l1 or l2.
     diffusion.learn_sigma = False  # Learn the variance, between β̃ and β (IDDPM, eq. 15).
     diffusion.sigma_small = False  # Without learn_sigma: variance β̃ instead of β.
     diffusion.use_kl = False  # Train on the whole bound L_vlb.
@@ -61,6 +64,10 @@ def _data() -> ml_collections.ConfigDict:
     data.exif = True  # Turn images as their EXIF orientation says; the reference does not.
     data.on_bad_image = "skip"  # With a warning; or error.
     data.cache_mb = 2048  # Data sets up to this size are held in memory, decoded.
+    data.resize = False  # Scale and crop images of a fixed size, as of TFDS, to the network's.
+    data.standardize = False  # To mean 0 and variance 1, channel by channel.
+    data.mean = ()  # Of images in [-1, 1], for data.standardize; empty: measured.
+    data.std = ()
     data.random_flip = False  # Mirror half of the images left to right.
     data.num_workers = 2  # Threads that prepare batches.
     return data

@@ -11,7 +11,6 @@ import numpy as np
 from iddpm_jax.data import DataOptions, load_source
 
 _MAX_LABELS = 2**31
-_ZIP_OVERHEAD = 2**16
 
 
 class BaseSamples(NamedTuple):
@@ -35,8 +34,11 @@ def read_npz(path: str, count: int, image_shape: tuple[int, int, int]) -> BaseSa
     try:
         with zipfile.ZipFile(path) as archive:
             return _read(archive, path, count, image_shape)
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as an npz: {error}") from error
+    except ValueError:
+        raise
+    except Exception as error:  # Damaged archives raise errors of many kinds.
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} cannot be read as an npz: {reason[:200]}") from error
 
 
 def _read(archive: zipfile.ZipFile, path: str, count: int, image_shape) -> BaseSamples:

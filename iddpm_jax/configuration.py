@@ -12,6 +12,8 @@ from iddpm_jax.training.workdir import flatten
 _TUPLE_ITEMS = {
     "model.channel_mult": int,
     "model.attention_resolutions": int,
+    "data.mean": float,
+    "data.std": float,
     "train.ema_rate": float,
 }
 

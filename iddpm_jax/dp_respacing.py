@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from iddpm_jax import compilation_cache, trained
 from iddpm_jax import diffusion as dm
+from iddpm_jax.evaluation.bound import low_res_of
 from iddpm_jax.evaluation.generation import batch_size_for
 from iddpm_jax.evaluation.image_batches import ImageBatch, image_batches, spread_indices
 from iddpm_jax.evaluation.respacing_table import RespacingTable, save_table
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> None:
 
 def _search() -> None:
     model = trained.load(_WORKDIR.value, _EMA.value)
-    model.refuse_super_resolution("dp_respacing")
+    model.refuse_without_likelihood("dp_respacing")
     source = model.open_source(_SPLIT.value)
     workdir = pathlib.Path(_WORKDIR.value).absolute()
     candidates = _candidates(model.betas.size)
@@ -127,10 +128,12 @@ def make_measure(d: dm.GaussianDiffusion, betas: np.ndarray, model, mesh, seed: 
 
     @functools.partial(jax.jit, out_shardings=everywhere)
     def row(params, tables, images, labels, indices, weights, t):
-        def model_fn(x_t, timestep):
-            return model.model.apply({"params": params}, x_t, timestep, y=labels)
-
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
+        low_res = None if model.low_res is None else low_res_of(model.low_res, images, keys)
+
+        def model_fn(x_t, timestep):
+            return model.model.apply({"params": params}, x_t, timestep, y=labels, low_res=low_res)
+
         noise = dm.per_sample_noise(keys, t, images.shape[1:])
         return dm.transition_costs(d, tables, model_fn, images, t, noise, weights)
 

@@ -1,6 +1,7 @@
 """Drawing many samples into a directory, of which nothing is lost when it is stopped."""
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -62,6 +63,12 @@ def _draw_missing(drawing: Drawing, samples: ShardedSamples, watch: processes.Wa
     """Files are written while the next batch is drawn."""
     total, size = drawing.settings["num_samples"], drawing.settings["batch_size"]
     first, parts = processes.on_first(samples.count), len(drawing.generator.parts())
+    advanced = itertools.count()
+
+    def on_part() -> None:
+        bar.update(min(size / parts, bar.total - bar.n))
+        watch.at(next(advanced), "sampling")
+
     batches = draw_batches(
         drawing.generator,
         total,
@@ -71,7 +78,7 @@ def _draw_missing(drawing: Drawing, samples: ShardedSamples, watch: processes.Wa
         guidance=drawing.settings["guidance"],
         batch_size=size,
         first_batch=first,
-        on_part=lambda: bar.update(min(size / parts, bar.total - bar.n)),
+        on_part=on_part,
     )
     if first:
         processes.tell(f"continuing after {first} finished batches of {size}")
@@ -81,7 +88,6 @@ def _draw_missing(drawing: Drawing, samples: ShardedSamples, watch: processes.Wa
     ):
         pending = None
         for number, batch in enumerate(batches, start=first):
-            watch.at(number, "sampling")
             if jax.process_index():
                 continue  # The first process has all images, and writes them.
             if pending is not None:

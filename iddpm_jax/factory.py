@@ -1,9 +1,10 @@
-"""From a configuration to objects: the only reader of ConfigDict.
+"""From a configuration to objects: the only reader of ConfigDict, with `process_factory`.
 
 Everything is checked here, on the host, before anything compiles; every complaint is a
 ValueError that names the key and its value.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -11,14 +12,36 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from iddpm_jax import diffusion as dm
 from iddpm_jax import models
 from iddpm_jax.data import DataOptions, Source, load_source, make_batches
 from iddpm_jax.evaluation.previews import Preview
+from iddpm_jax.evaluation.standardization import UNCHANGED, Standardization, measure
 from iddpm_jax.evaluation.super_resolution import SuperResolutionPreview
+from iddpm_jax.process_factory import (
+    build_betas,
+    build_diffusion,
+    build_process,
+    build_timestep_sampler,
+    is_continuous,
+)
 from iddpm_jax.training import sharding
 from iddpm_jax.training.loop import Training
 from iddpm_jax.training.optimizer import linear_anneal, make_optimizer
+
+__all__ = [
+    "MAY_CHANGE",
+    "build_betas",
+    "build_diffusion",
+    "build_low_res",
+    "build_model",
+    "build_optimizer",
+    "build_process",
+    "build_source",
+    "build_standardization",
+    "build_timestep_sampler",
+    "build_training",
+    "is_continuous",
+]
 
 # Keys in which a run may differ when it is continued: they do not change what is learned.
 MAY_CHANGE = frozenset(
@@ -54,49 +77,6 @@ _CHANNEL_MULTS = {
 }
 
 
-def build_betas(config: ml_collections.ConfigDict) -> np.ndarray:
-    """The schedule, float64 `[T]`."""
-    return dm.beta_schedule(config.diffusion.noise_schedule, config.diffusion.steps)
-
-
-def build_diffusion(
-    config: ml_collections.ConfigDict, respacing: str | np.ndarray = ""
-) -> dm.GaussianDiffusion:
-    """The diffusion process, with all of its steps or those that `respacing` says or lists."""
-    c = config.diffusion
-    if c.use_kl:
-        loss_type = dm.LossType.RESCALED_KL
-    else:
-        loss_type = dm.LossType.RESCALED_MSE if c.rescale_learned_sigmas else dm.LossType.MSE
-    if c.learn_sigma:
-        var_type = dm.VarType.LEARNED_RANGE
-    else:
-        var_type = dm.VarType.FIXED_SMALL if c.sigma_small else dm.VarType.FIXED_LARGE
-    if c.learn_sigma and c.sigma_small:
-        raise ValueError("diffusion.sigma_small=True has no effect with learn_sigma=True")
-    betas = build_betas(config)
-    if isinstance(respacing, str):
-        keep = _kept_timesteps(betas, respacing) if respacing else None
-    else:
-        keep = respacing
-    return dm.make_diffusion(
-        betas,
-        mean_type=dm.MeanType.X_START if c.predict_xstart else dm.MeanType.EPSILON,
-        var_type=var_type,
-        loss_type=loss_type,
-        rescale_timesteps=c.rescale_timesteps,
-        keep_timesteps=keep,
-    )
-
-
-def _kept_timesteps(betas, respacing: str):
-    """What a `respacing` option keeps: a spec of `space_timesteps`, or `logsnr20`."""
-    count = respacing.removeprefix("logsnr")
-    if count != respacing and count.isdigit():
-        return dm.log_snr_timesteps(betas, int(count))
-    return dm.space_timesteps(betas.size, respacing)
-
-
 def default_channel_mult(image_size: int) -> tuple[int, ...]:
     """The reference's factors for 32, 64 and 256 pixels, and their like for other sizes.
 
@@ -130,13 +110,12 @@ def build_model(config: ml_collections.ConfigDict) -> models.UNet:
             f"model.image_size={c.image_size}"
         )
     mult = tuple(c.channel_mult) or default_channel_mult(c.image_size)
-    factor = 2 ** (len(mult) - 1)
-    if c.image_size % factor:
+    try:
+        sizes = models.feature_sizes(c.image_size, len(mult), c.conv_resample)
+    except ValueError as error:
         raise ValueError(
-            f"model.image_size={c.image_size} is not divisible by {factor}, by which the "
-            f"{len(mult)} resolutions of channel_mult={mult} down-sample"
-        )
-    sizes = [c.image_size // 2**level for level in range(len(mult))]
+            f"model.image_size={c.image_size} with channel_mult={mult}: {error}"
+        ) from None
     for size in c.attention_resolutions:
         if size not in sizes:
             raise ValueError(
@@ -148,7 +127,7 @@ def build_model(config: ml_collections.ConfigDict) -> models.UNet:
         model_channels=c.num_channels,
         out_channels=c.in_channels * (2 if config.diffusion.learn_sigma else 1),
         num_res_blocks=c.num_res_blocks,
-        attention_resolutions=tuple(c.image_size // size for size in c.attention_resolutions),
+        attention_resolutions=tuple(2 ** sizes.index(size) for size in c.attention_resolutions),
         dropout=c.dropout,
         channel_mult=mult,
         conv_resample=c.conv_resample,
@@ -193,6 +172,7 @@ def build_source(
             exif=c.exif,
             on_bad_image=c.on_bad_image,
             cache_mb=c.cache_mb,
+            resize=c.resize,
             class_names=tuple(class_names),
         )
     )
@@ -240,11 +220,6 @@ def build_optimizer(config: ml_collections.ConfigDict):
     )
 
 
-def build_timestep_sampler(config: ml_collections.ConfigDict) -> dm.TimestepSampler:
-    """How training draws its timesteps."""
-    return dm.timestep_sampler(config.train.schedule_sampler, config.diffusion.steps)
-
-
 def build_low_res(config: ml_collections.ConfigDict) -> models.LowRes | None:
     """What makes a super-resolution model's input from images; None for other models."""
     size, noise = config.model.small_size, config.train.low_res_noise
@@ -257,6 +232,42 @@ def build_low_res(config: ml_collections.ConfigDict) -> models.LowRes | None:
     return models.LowRes(size, noise) if size else None
 
 
+def build_standardization(config: ml_collections.ConfigDict) -> Standardization:
+    """What the process sees of images; ValueError if mean and deviation do not fit them."""
+    c = config.data
+    if not c.standardize:
+        if c.mean or c.std:
+            raise ValueError("data.mean and data.std have no effect without data.standardize=True")
+        return UNCHANGED
+    channels = config.model.in_channels
+    if (
+        len(c.mean) != channels
+        or len(c.std) != channels
+        or not (all(map(math.isfinite, (*c.mean, *c.std))) and all(s > 0 for s in c.std))
+    ):
+        raise ValueError(
+            f"data.mean={tuple(c.mean)} and data.std={tuple(c.std)} must have a number for each of "
+            f"{channels} channels, deviations above 0; leave both empty to measure them"
+        )
+    return Standardization(tuple(c.mean), tuple(c.std))
+
+
+def _measured(config: ml_collections.ConfigDict, source: Source) -> ml_collections.ConfigDict:
+    """The configuration with mean and standard deviation of the data, where they are left open."""
+    c = config.data
+    if not c.standardize or c.mean or c.std:
+        return config
+    count = min(len(source), _MEASURED_IMAGES)
+    batches = np.array_split(np.arange(count) * len(source) // count, -(-count // 1000))
+    found = measure(source.batch(batch)["image"] for batch in batches)
+    config = config.copy_and_resolve_references()
+    config.data.mean, config.data.std = found
+    return config
+
+
+_MEASURED_IMAGES = 10_000  # Spread over the data.
+
+
 def build_preview(
     config: ml_collections.ConfigDict, model, source: Source, mesh
 ) -> Preview | SuperResolutionPreview:
@@ -265,6 +276,7 @@ def build_preview(
     if count < 1:
         raise ValueError(f"train.num_samples={count} must be at least 1")
     d = build_diffusion(config, config.train.sample_respacing)
+    standardization = build_standardization(config)
     if low_res is not None:
         # Spread over the data, which may be sorted by class.
         shown = source.batch(np.arange(min(count, len(source))) * len(source) // count)
@@ -276,6 +288,8 @@ def build_preview(
             labels=shown["label"].astype(np.int32) if config.model.num_classes else None,
             seed=config.train.seed,
             mesh=mesh,
+            standardization=standardization,
+            clip_denoised=not standardization.changes,
         )
     return Preview(
         d=d,
@@ -286,6 +300,8 @@ def build_preview(
         class_names=source.class_names,
         seed=config.train.seed,
         mesh=mesh,
+        standardization=standardization,
+        clip_denoised=not standardization.changes,
     )
 
 
@@ -298,8 +314,9 @@ def build_training(config: ml_collections.ConfigDict, class_names: Sequence[str]
     _check_train(config)
     mesh = sharding.make_mesh()
     sharding.check_batch_size(c.batch_size, c.microbatch, mesh)
-    model, diffusion = build_model(config), build_diffusion(config)
+    model, diffusion = build_model(config), build_process(config)
     source = build_source(config, class_names=class_names)
+    config = _measured(config, source)
     preview = build_preview(config, model, source, mesh)
     return Training(
         config=config.to_dict(),
@@ -309,6 +326,7 @@ def build_training(config: ml_collections.ConfigDict, class_names: Sequence[str]
         learning_rate=build_learning_rate(config),
         timestep_sampler=build_timestep_sampler(config),
         low_res=build_low_res(config),
+        standardize=build_standardization(config),
         batches=make_batches(
             source,
             batch_size=c.batch_size,

@@ -67,10 +67,10 @@ def _join_cluster() -> None:
 
 
 def _initialize(**arguments) -> None:
-    # On CPUs two programs may run at once, and processes that take part in them in different
-    # orders wait for each other for ever. Where there are streams, they keep the order.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(initialization_timeout=_START_SECONDS, **arguments)
     except RuntimeError as error:
         sys.exit(f"error: the processes did not find each other: {' '.join(str(error).split())}")
+    # On CPUs two programs may run at once, and processes that take part in them in different
+    # orders wait for each other for ever. Where there are streams, they keep the order.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)

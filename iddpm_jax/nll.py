@@ -53,6 +53,7 @@ def main(argv: list[str]) -> None:
 
 def _evaluate() -> None:
     model = trained.load(_WORKDIR.value, _EMA.value)
+    model.refuse_without_likelihood("nll")
     d, source = model.build_diffusion(_RESPACING.value), model.open_source(_SPLIT.value)
     mesh = sharding.make_mesh()
     indices = spread_indices(len(source), _NUM.value)

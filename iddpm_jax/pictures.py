@@ -85,7 +85,9 @@ def write_forward(options: Options) -> pathlib.Path:
     _, first_of_class = np.unique(labels, return_index=True)
     chosen = first_of_class[:_STRIP_ROWS] if len(first_of_class) > 1 else np.arange(_STRIP_ROWS)
     images = source.batch(chosen)["image"]
-    x_t, timesteps = trajectories.forward_process(options.generator.d, images, 10, options.seed)
+    x_t, timesteps = trajectories.forward_process(
+        options.generator.d, images, 10, options.seed, options.generator.standardization
+    )
     names = [source.class_names[labels[i]] if source.class_names else str(i) for i in chosen]
     return _save(options.out / "forward.png", x_t.swapaxes(0, 1), len(timesteps), names)
 

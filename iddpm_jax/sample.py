@@ -48,11 +48,13 @@ def main(argv: list[str]) -> None:
     try:
         model = trained.load(common.WORKDIR.value, common.EMA.value)
         model.refuse_super_resolution("sample")
+        sampler = _sampler(model)
         generator = model.generator(
-            _sampler(), common.RESPACING.value, common.ETA.value, common.GUIDANCE.value
+            sampler, common.RESPACING.value, common.ETA.value, common.GUIDANCE.value
         )
         size = batch_size_for(_NUM.value, common.BATCH.value, generator.mesh)
-        settings = common.settings(model, _sampler(), _NUM.value, size)
+        settings = common.settings(model, sampler, _NUM.value, size)
+        label_of = model.label_rule(settings["labels"])
         out = pathlib.Path(common.OUT.value or _default_out(settings)).absolute()
         compilation_cache.enable(pathlib.Path(common.WORKDIR.value).absolute().parent)
         options = pictures.Options(
@@ -66,7 +68,7 @@ def main(argv: list[str]) -> None:
             raise ValueError(
                 f"--show_steps={_STEPS.value} is more than {generator.d.num_timesteps} steps"
             )
-        drawing = Drawing(model, generator, settings, out, model.label_rule(settings["labels"]))
+        drawing = Drawing(model, generator, settings, out, label_of)
         samples = draw(drawing, launch.peer_timeout())
         processes.tell(f"{settings['num_samples']:,} samples: {samples.result}")
         processes.tell(f"grid: {out / 'grid.png'}")
@@ -81,10 +83,10 @@ def main(argv: list[str]) -> None:
         processes.fail(error)
 
 
-def _sampler() -> str:
+def _sampler(model: trained.TrainedModel) -> str:
     """What was asked for; by default ddpm, or ddim where noise on the way would not do."""
     alone = _INVERT.value or _INTERPOLATE.value
-    sampler = common.SAMPLER.value or ("ddim" if alone else "ddpm")
+    sampler = common.SAMPLER.value or ("ddim" if alone else model.default_sampler)
     eta = common.ETA.value
     if _INVERT.value and (sampler != "ddim" or eta):
         raise ValueError(f"--invert goes by ddim with eta=0, not by {sampler} with {eta}")

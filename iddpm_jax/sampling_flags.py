@@ -10,7 +10,10 @@ from iddpm_jax.trained import TrainedModel
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of the trained model.")
 SAMPLER = flags.DEFINE_enum(
-    "sampler", None, list(SAMPLERS), "How to go from noise to images; default: ddpm."
+    "sampler",
+    None,
+    list(SAMPLERS),
+    "How to go from noise to images; default: ddpm, in continuous time ddim.",
 )
 RESPACING = flags.DEFINE_string(
     "respacing",
@@ -19,7 +22,11 @@ RESPACING = flags.DEFINE_string(
     "logsnr20 (even in log-SNR; for dpm-solver++) or dp25 (searched by dp_respacing). Empty: all.",
 )
 ETA = flags.DEFINE_float("eta", 0.0, "Noise of ddim: 0 none, 1 that of ddpm.")
-LABELS = flags.DEFINE_list("labels", None, "Classes to draw, in turn; default: all in turn.")
+LABELS = flags.DEFINE_list(
+    "labels",
+    None,
+    "Classes to draw, in turn; default: all in turn, or those of the images that are given.",
+)
 GUIDANCE = flags.DEFINE_float("guidance", 1.0, "Weight of classifier-free guidance; 1: none.")
 EMA = flags.DEFINE_string("ema", "", "Rate of the averaged parameters, or none; default: first.")
 SEED = flags.DEFINE_integer(

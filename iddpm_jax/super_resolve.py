@@ -76,7 +76,7 @@ def _super_resolve() -> None:
         changed = model.low_res._replace(noise=_NOISE.value)
         model = dataclasses.replace(model, low_res=changed)
     compilation_cache.enable(workdir.parent)
-    sampler = common.SAMPLER.value or "ddpm"
+    sampler = common.SAMPLER.value or model.default_sampler
     generator = model.generator(
         sampler, common.RESPACING.value, common.ETA.value, common.GUIDANCE.value
     )
@@ -90,12 +90,14 @@ def _super_resolve() -> None:
     if base:
         settings["content"] = _digest(base)
     out = pathlib.Path(common.OUT.value or common.default_out(settings, "super_")).absolute()
+    labels = settings["labels"] if model.num_classes else None
+    if model.num_classes or not _BASE.value:
+        model.label_rule(settings["labels"])  # Checked before a cascade draws anything.
     if base is None:
         cascade = _cascade(model, out / "base", settings)
         settings["base"] = cascade.settings
         processes.on_first(lambda: claim(out, settings))
         base = read_npz(str(draw(cascade, launch.peer_timeout()).result), 0, _small_shape(model))
-    labels = settings["labels"]
     if labels is None and base.labels is not None and model.num_classes:
         model.label_rule(np.unique(base.labels))  # Checks that the model has such classes.
         last = count - 1

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from iddpm_jax import configuration, factory
-from iddpm_jax.models import Architecture
+from iddpm_jax.models import Architecture, feature_sizes
 from iddpm_jax.published import PUBLISHED, named_in, recipe_config
 
 Flat = Mapping[str, Any]  # Values by dotted key.
@@ -157,7 +157,8 @@ def _num_classes(arch: Architecture, label_dropout: float) -> int:
 
 def _sizes(arch: Architecture, image_size: int) -> tuple[int, ...]:
     """Feature map sizes at which the network attends, largest first."""
-    return tuple(image_size // factor for factor in sorted(arch.attention_resolutions))
+    sizes = feature_sizes(image_size, len(arch.channel_mult), conv_resample=True)
+    return tuple(sizes[factor.bit_length() - 1] for factor in sorted(arch.attention_resolutions))
 
 
 def _checked(config: Any, arch: Architecture, path: pathlib.Path) -> Any:

@@ -120,7 +120,7 @@ def to_state(run: TorchRun, config, model: models.UNet, step: int) -> TrainState
 def abstract_state(config, model: models.UNet) -> TrainState:
     """Shapes, dtypes and places of the state of training, without what its data needs."""
     _, abstract = make_init(
-        factory.build_diffusion(config),
+        factory.build_process(config),
         model,
         factory.build_optimizer(config),
         factory.build_timestep_sampler(config),

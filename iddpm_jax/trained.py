@@ -10,11 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from iddpm_jax import configuration, factory, models
+from iddpm_jax import configuration, factory, models, processes
 from iddpm_jax import diffusion as dm
 from iddpm_jax.data import Source
 from iddpm_jax.evaluation.generation import Generator, batch_size_for, draw_batches
 from iddpm_jax.evaluation.respacing_table import SEARCHED, searched_timesteps
+from iddpm_jax.evaluation.standardization import Standardization
 from iddpm_jax.published import recipe_config
 from iddpm_jax.training import sharding
 from iddpm_jax.training.checkpoints import load_params
@@ -34,7 +35,8 @@ class TrainedModel:
       class_names: names of the classes.
       step: training steps taken.
       ema: the decay of the average that the parameters are, or "none".
-      betas: the schedule, float64 `[T]`.
+      betas: the schedule, float64 `[T]`; None for a process in continuous time.
+      standardization: of the images that it was trained on.
       build_diffusion: respacing ("" for every timestep) to the process.
       open_source: split ("" for the training one) to the data that it was trained on.
     """
@@ -48,9 +50,15 @@ class TrainedModel:
     class_names: tuple[str, ...]
     step: int
     ema: str
-    betas: np.ndarray
+    betas: np.ndarray | None
+    standardization: Standardization
     build_diffusion: Callable[[str], dm.GaussianDiffusion]
     open_source: Callable[[str], Source]
+
+    @property
+    def default_sampler(self) -> str:
+        """Ancestral sampling, but in continuous time, which people know with DDIM, that."""
+        return "ddim" if self.betas is None else "ddpm"
 
     def refuse_super_resolution(self, command: str) -> None:
         """ValueError if the model is one for super-resolution, which `command` is not for."""
@@ -76,7 +84,25 @@ class TrainedModel:
             eta=eta,
             null_label=self.null_label if guidance != 1 else None,
             mesh=sharding.make_mesh(),
+            standardization=self.standardization,
+            # So that the second stage of a cascade has noise of its own, whatever the seeds.
+            stream=0 if self.low_res is None else 1,
+            # Standardised images go beyond [-1, 1].
+            clip_denoised=not self.standardization.changes,
         )
+
+    def refuse_without_likelihood(self, command: str) -> None:
+        """ValueError if the model has no likelihood, which `command` needs."""
+        if self.betas is None:
+            raise ValueError(
+                f"{command} needs a likelihood, which a process in continuous time "
+                "(diffusion.process='continuous') that is trained on the error of ε does not have"
+            )
+        if self.standardization.changes:
+            raise ValueError(
+                f"{command} needs a likelihood, which is that of 8-bit images; a model of "
+                "standardised images (data.standardize=True) has none of those"
+            )
 
     def respacing_name(self, respacing: str) -> str:
         """What tells results of a respacing apart: searched timesteps change with every search."""
@@ -151,7 +177,7 @@ class TrainedModel:
 
         Args:
           images: uint8 `[N, h, w, C]`, of the size that the model takes.
-          labels: their classes, for a class-conditional model.
+          labels: their classes, for a class-conditional model; taken in turn.
 
         Returns:
           uint8 `[N, H, W, C]`.
@@ -237,6 +263,7 @@ def load(workdir: str, ema: str = "") -> TrainedModel:
         models.abstract_params(model),
     )
     params, step = load_params(path, ema, abstract)
+    processes.check_same(step, "the checkpoint that they found")
 
     def build_diffusion(respacing: str) -> dm.GaussianDiffusion:
         searched = searched_timesteps(path, respacing)
@@ -253,7 +280,8 @@ def load(workdir: str, ema: str = "") -> TrainedModel:
         class_names=read_labels(path, classes),
         step=step,
         ema=ema,
-        betas=factory.build_betas(config),
+        betas=None if factory.is_continuous(config) else factory.build_betas(config),
+        standardization=factory.build_standardization(config),
         build_diffusion=build_diffusion,
         open_source=functools.partial(
             factory.build_source, config, class_names=known_labels(workdir)

@@ -17,7 +17,10 @@ def _changed(changes: dict) -> ml_collections.ConfigDict:
     [
         ({"model.num_channels": 48}, r"num_channels=48.*32 groups"),
         ({"model.num_heads": 3}, r"num_heads=3 does not divide 64"),
-        ({"model.channel_mult": (1, 1, 1, 1, 1)}, r"image_size=8 is not divisible by 16"),
+        (
+            {"model.channel_mult": (1, 1, 1, 1, 1)},
+            r"image_size=8 with .*a size of 8 is too small for 5",
+        ),
         ({"model.attention_resolutions": (16,)}, r"\(16,\).*never reaches 16.*\[8\]"),
         ({"model.dtype": "float64"}, r"'float64'.*bfloat16"),
         ({"model.in_channels": 5}, "in_channels=5 must be 1 to 4"),

@@ -67,6 +67,7 @@ def test_sample_continues_to_the_file_of_an_uninterrupted_run(uninterrupted, tmp
     [
         (["--labels=3,10"], "labels [10] are outside the model's 10 classes, 0 to 9"),
         (["--labels=cat"], "--labels=cat: give numbers"),
+        (["--labels=99", "--interpolate=0,1"], "labels [99] are outside the model's 10 classes"),
         (["--respacing=ddim7"], "'ddim7': no integer stride over 10"),
         (["--respacing=logsnr11"], "cannot keep 11 of 10"),
         (["--eta=0.5"], "eta=0.5 is an option of ddim"),

@@ -1,7 +1,9 @@
 """Super-resolution: trained, sampled and evaluated by the real commands."""
 
+import dataclasses
 import io
 import json
+import shutil
 import zipfile
 
 import numpy as np
@@ -119,11 +121,52 @@ def test_nll_is_of_images_given_their_smaller_versions(workdir, tmp_path):
     assert four["bits_per_dim"] == pytest.approx(ten["bits_per_dim"], rel=1e-5)
 
 
-def test_other_commands_say_which_one_to_use(workdir):
-    for command in ("sample", "dp_respacing"):
-        result = run(["-m", f"iddpm_jax.{command}", f"--workdir={workdir}"])
-        assert result.returncode == 1
-        assert "python -m iddpm_jax.super_resolve" in result.stderr
+def test_unconditional_models_enlarge_too(tmp_path, samples):
+    command = ["main.py", "--config=configs/digits_upsample.py", f"--workdir={tmp_path / 'run'}"]
+    flags = ["--config.model.num_classes=0", "--config.train.num_steps=2"]
+    result = run([*command, *TINY, *flags])
+    assert result.returncode == 0, result.stderr
+    flags = [f"--base_samples={samples}", "--num_samples=4", "--respacing=exact3"]
+    result = _resolve(tmp_path / "run", *flags, f"--out={tmp_path / 'out'}")
+    assert result.returncode == 0, result.stderr
+    with np.load(tmp_path / "out" / "samples.npz") as written:
+        assert written["arr_0"].shape == (4, 8, 8, 1)
+        assert "arr_1" not in written.files
+    result = _resolve(tmp_path / "run", *flags, "--labels=1")
+    assert "labels=[1], but the model is unconditional" in result.stderr
+
+
+def test_exported_and_imported_model_draws_the_same(workdir, tmp_path):
+    result = run(["-m", "iddpm_jax.export_torch", f"--workdir={workdir}", f"--out={tmp_path}/pt"])
+    assert result.returncode == 0, result.stderr
+    [weights] = (tmp_path / "pt").glob("ema_0.995_*.pt")
+    flags = ["--config=configs/digits_upsample.py", f"--workdir={tmp_path / 'back'}"]
+    flags += [flag for flag in TINY if flag.startswith(("--config.model", "--config.diffusion"))]
+    result = run(["-m", "iddpm_jax.import_torch", f"--checkpoint={weights}", *flags])
+    assert result.returncode == 0, result.stderr
+    assert "python -m iddpm_jax.super_resolve" in result.stdout
+    ways = {"labels": range(4), "respacing": "exact3"}
+    before, after = (iddpm_jax.load(str(directory)) for directory in (workdir, tmp_path / "back"))
+    # The configuration that it was imported with has no noise on the small images.
+    before = dataclasses.replace(before, low_res=after.low_res)
+    np.testing.assert_array_equal(
+        before.super_resolve(SMALL[:4], **ways), after.super_resolve(SMALL[:4], **ways)
+    )
+
+
+def test_searched_timesteps_work_too(workdir, samples, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    result = run(["-m", "iddpm_jax.dp_respacing", f"--workdir={copy}", "--num_samples=8"])
+    assert result.returncode == 0, result.stderr
+    result = _resolve(copy, f"--base_samples={samples}", "--respacing=dp4")
+    assert result.returncode == 0, result.stderr
+
+
+def test_sample_says_which_command_to_use(workdir):
+    result = run(["-m", "iddpm_jax.sample", f"--workdir={workdir}"])
+    assert result.returncode == 1
+    assert "python -m iddpm_jax.super_resolve" in result.stderr
     with pytest.raises(ValueError, match=r"small_size=4.*super_resolve"):
         iddpm_jax.load(str(workdir)).sample(1)
 
@@ -201,6 +244,13 @@ def test_read_npz_reads_no_more_than_a_header_says_and_never_a_pickle(tmp_path):
     with zipfile.ZipFile(cut, "w") as archive:
         archive.writestr("arr_0.npy", header.getvalue() + bytes(20))
     with pytest.raises(ValueError, match="is cut off"):
+        read_npz(str(cut), 0, SHAPE)
+    with zipfile.ZipFile(cut, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("arr_0.npy", header.getvalue() + bytes(range(48)))
+    data = bytearray(cut.read_bytes())
+    data[60:80] = bytes(20)  # In the compressed stream.
+    cut.write_bytes(data)
+    with pytest.raises(ValueError, match="cannot be read"):
         read_npz(str(cut), 0, SHAPE)
     with zipfile.ZipFile(cut, "w") as archive:
         archive.writestr("arr_0.npy", b"cos\nsystem\n")

@@ -19,6 +19,7 @@ class DataOptions:
       exif: turn images as their EXIF orientation says.
       on_bad_image: `skip` with a warning, or `error`.
       cache_mb: data sets up to this size are held in memory, decoded.
+      resize: scale and crop images of a fixed size, as of TFDS, that is not the network's.
       class_names: of the run that is continued, in the order of their labels; empty for a new
         one.
     """
@@ -33,6 +34,7 @@ class DataOptions:
     exif: bool = True
     on_bad_image: str = "skip"
     cache_mb: int = 2048
+    resize: bool = False
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self):

@@ -58,9 +58,9 @@ def tfds_source(options: DataOptions) -> Source:
             f"data.name={options.name!r} is not prepared: "
             f"python -m iddpm_jax.prepare_data {name}{where}"
         )
-    base, _, _ = parse_split(options.split)
+    bases = {parse_split(part)[0] for part in options.split.split("+")}
     splits = sorted(builder.info.splits)
-    if base not in splits:
+    if not bases <= set(splits):
         raise ValueError(f"data.split={options.split!r}: {name} has {', '.join(splits)}")
     features = builder.info.features
     if "image" not in features:
@@ -70,12 +70,13 @@ def tfds_source(options: DataOptions) -> Source:
     else:
         class_names = tuple(features["label"].names)
     shape = features["image"].shape
-    if None not in shape:
+    if None not in shape and not options.resize:
         wanted = (options.image_size, options.image_size, options.channels)
         if tuple(shape) != wanted:
             raise ValueError(
                 f"data.name={options.name!r} has images of (height, width, channels) {shape}, but "
-                f"the model takes {wanted}: model.image_size and model.in_channels say so"
+                f"the model takes {wanted}: model.image_size and model.in_channels say so; "
+                "data.resize=True scales and crops them"
             )
     source = TfdsSource(builder.as_data_source(split=options.split), class_names, options)
     if len(source) * source.image_bytes > options.cache_mb * 2**20:

@@ -4,6 +4,15 @@ Only numpy and jax are imported here. Nothing in this package knows of networks,
 configurations or files, and its mathematics takes noise, never a random key.
 """
 
+from iddpm_jax.diffusion.continuous import (
+    ContinuousDiffusion,
+    NoiseLoss,
+    add_noise,
+    discretise,
+    make_continuous,
+    rates,
+    uniform_times,
+)
 from iddpm_jax.diffusion.gaussian import (
     PMeanVariance,
     model_timestep,
@@ -65,14 +74,17 @@ from iddpm_jax.diffusion.timestep_samplers import TimestepSampler, timestep_samp
 
 __all__ = [
     "REFERENCE_NUM_TIMESTEPS",
+    "ContinuousDiffusion",
     "Costs",
     "GaussianDiffusion",
     "LossType",
     "MeanType",
+    "NoiseLoss",
     "PMeanVariance",
     "PairTables",
     "TimestepSampler",
     "VarType",
+    "add_noise",
     "best_timesteps",
     "beta_schedule",
     "beta_schedule_names",
@@ -81,10 +93,12 @@ __all__ = [
     "ddim_reverse_step",
     "ddim_step",
     "ddpm_step",
+    "discretise",
     "discretized_gaussian_log_likelihood",
     "dpm_solver_step",
     "initial_noise",
     "log_snr_timesteps",
+    "make_continuous",
     "make_diffusion",
     "model_timestep",
     "normal_kl",
@@ -101,6 +115,7 @@ __all__ = [
     "q_mean_variance",
     "q_posterior_mean_variance",
     "q_sample",
+    "rates",
     "respaced_betas",
     "sample_loop",
     "sample_steps",
@@ -109,5 +124,6 @@ __all__ = [
     "training_loss_names",
     "training_losses",
     "transition_costs",
+    "uniform_times",
     "vb_terms_bpd",
 ]

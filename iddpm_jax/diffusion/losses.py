@@ -3,6 +3,7 @@
 Axis letters: B batch, H W C image, T diffusion steps. Losses are per example, `[B]`.
 """
 
+import functools
 import math
 
 import jax
@@ -126,6 +127,7 @@ def _vb_terms_from_p(d: GaussianDiffusion, p: PMeanVariance, x_start, x_t, t) ->
     return nats_to_bits(jnp.where(t == 0, mean_flat(decoder_nll), mean_flat(kl)))
 
 
+@functools.singledispatch
 def training_losses(
     d: GaussianDiffusion,
     model_fn: ModelFn,
@@ -169,6 +171,7 @@ def training_losses(
     return {"loss": sum(terms.values()), **terms}
 
 
+@functools.singledispatch
 def training_loss_names(d: GaussianDiffusion) -> tuple[str, ...]:
     """The keys of what `training_losses` returns."""
     if d.loss_type.is_vb:

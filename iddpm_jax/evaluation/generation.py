@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from iddpm_jax import diffusion as dm
-from iddpm_jax.evaluation.grids import to_uint8
+from iddpm_jax.evaluation.standardization import UNCHANGED, Standardization
 from iddpm_jax.processes import place
 
 SAMPLERS: Mapping[str, Callable] = {
@@ -50,6 +50,9 @@ class Generator:
       eta: of DDIM.
       null_label: the label that stands for none, where guidance is wanted.
       mesh: devices to run on.
+      standardization: of the images that the model was trained on.
+      clip_denoised: whether a predicted x_0 is clipped to [-1, 1].
+      stream: generators of different streams draw different noise from the same seed.
     """
 
     d: dm.GaussianDiffusion
@@ -60,6 +63,9 @@ class Generator:
     eta: float
     null_label: int | None
     mesh: Mesh
+    standardization: Standardization = UNCHANGED
+    clip_denoised: bool = True
+    stream: int = 0
 
     def __post_init__(self):
         if self.sampler not in SAMPLERS:
@@ -89,14 +95,18 @@ class Generator:
         (x_t, predicted x_0), `[B, H, W, C]`, after every one of `parts(num_parts)`, the
         samples last. B has to be the same for all calls, and a multiple of the devices.
         """
-        step_options = {"eta": self.eta} if self.sampler == "ddim" else {}
+        step_options = {"clip_denoised": self.clip_denoised}
+        step_options |= {"eta": self.eta} if self.sampler == "ddim" else {}
         step = SAMPLERS[self.sampler]
         rows = NamedSharding(self.mesh, PartitionSpec("data"))
         params = jax.device_put(self.params, NamedSharding(self.mesh, PartitionSpec()))
 
         @jax.jit
         def start(seed, indices):
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
+            key = jax.random.key(seed)
+            if self.stream:
+                key = jax.random.fold_in(key, 2**32 - 1 - self.stream)  # No sample's number.
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
             return keys, dm.initial_noise(keys, self.image_shape)
 
         @jax.jit
@@ -118,7 +128,7 @@ class Generator:
     def finish(self, x_0: jax.Array) -> jax.Array:
         """Samples as uint8 images `[B, H, W, C]`, all of them on every process."""
         everywhere = NamedSharding(self.mesh, PartitionSpec())
-        return jax.jit(to_uint8, out_shardings=everywhere)(x_0)
+        return jax.jit(self.standardization.to_uint8, out_shardings=everywhere)(x_0)
 
     def model_fn(
         self, params, labels, guidance, low_res=None

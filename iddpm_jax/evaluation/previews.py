@@ -14,7 +14,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from iddpm_jax import diffusion as dm
-from iddpm_jax.evaluation.grids import make_grid, to_uint8
+from iddpm_jax.evaluation.grids import make_grid
+from iddpm_jax.evaluation.standardization import UNCHANGED, Standardization
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Preview:
     class_names: tuple[str, ...]
     seed: int
     mesh: Mesh
+    standardization: Standardization = UNCHANGED
+    clip_denoised: bool = True
 
     def layout(self) -> tuple[np.ndarray | None, int, tuple[str, ...]]:
         """Labels `[N]` or None, images per row, and names of the rows."""
@@ -72,7 +75,10 @@ class Preview:
                 return self.model.apply({"params": params}, x_t, timestep, y=labels)
 
             x_T = dm.initial_noise(keys, self.image_shape)  # noqa: N806
-            return to_uint8(dm.sample_loop(self.d, model_fn, x_T, keys, step=dm.ddim_step))
+            x_0 = dm.sample_loop(
+                self.d, model_fn, x_T, keys, dm.ddim_step, clip_denoised=self.clip_denoised
+            )
+            return self.standardization.to_uint8(x_0)
 
         def draw(params: Any) -> np.ndarray:
             return make_grid(jax.device_get(sample(params, labels)), columns, names)

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from iddpm_jax import diffusion as dm
 from iddpm_jax.evaluation.grids import make_grid, to_uint8
+from iddpm_jax.evaluation.standardization import UNCHANGED, Standardization
 
 
 def bilinear(low_res: np.ndarray, size: int) -> np.ndarray:
@@ -72,6 +73,8 @@ class SuperResolutionPreview:
     labels: np.ndarray | None
     seed: int
     mesh: Mesh
+    standardization: Standardization = UNCHANGED
+    clip_denoised: bool = True
 
     def make(self):
         """Returns `params -> uint8 [height, width, 3]`; it compiles when first called."""
@@ -94,8 +97,10 @@ class SuperResolutionPreview:
                 )
 
             x_T = dm.initial_noise(keys, images.shape[1:])  # noqa: N806
-            results = dm.sample_loop(self.d, model_fn, x_T, keys, step=dm.ddim_step)
-            return to_uint8(low_res), to_uint8(results)
+            results = dm.sample_loop(
+                self.d, model_fn, x_T, keys, dm.ddim_step, clip_denoised=self.clip_denoised
+            )
+            return to_uint8(low_res), self.standardization.to_uint8(results)
 
         def draw(params: Any) -> np.ndarray:
             shown = jax.device_get(sample(params, self.originals, self.labels))

@@ -11,7 +11,7 @@ import numpy as np
 
 from iddpm_jax import diffusion as dm
 from iddpm_jax.evaluation.generation import Generator, batch_size_for
-from iddpm_jax.evaluation.grids import to_uint8
+from iddpm_jax.evaluation.standardization import UNCHANGED, Standardization
 
 
 def reverse_process(
@@ -46,7 +46,11 @@ def reverse_process(
 
 
 def forward_process(
-    d: dm.GaussianDiffusion, images: np.ndarray, moments: int, seed: int
+    d: dm.GaussianDiffusion,
+    images: np.ndarray,
+    moments: int,
+    seed: int,
+    standardization: Standardization = UNCHANGED,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Real images on their way to noise.
 
@@ -57,11 +61,11 @@ def forward_process(
     Returns:
       x_t, uint8 `[K, B, H, W, C]`, and the timesteps, int `[K]`.
     """
-    x_start = jnp.asarray(images, jnp.float32) / 127.5 - 1
+    x_start = standardization(jnp.asarray(images, jnp.float32) / 127.5 - 1)
     noise = jax.random.normal(jax.random.key(seed), x_start.shape)
     timesteps = np.linspace(0, d.num_timesteps - 1, moments).round().astype(np.int32)
     rows = [dm.q_sample(d, x_start, jnp.full(len(images), t), noise) for t in timesteps]
-    return np.stack([np.asarray(to_uint8(x)) for x in rows]), timesteps
+    return np.stack([np.asarray(standardization.to_uint8(x)) for x in rows]), timesteps
 
 
 def invert(
@@ -76,8 +80,8 @@ def invert(
     Returns:
       The noise x_T, float32 `[B, H, W, C]`, and the reconstruction, uint8 of the same shape.
     """
-    d = generator.d
-    x_start = jnp.asarray(images, jnp.float32) / 127.5 - 1
+    d, standardization = generator.d, generator.standardization
+    x_start = standardization(jnp.asarray(images, jnp.float32) / 127.5 - 1)
     labels = None if labels is None else jnp.asarray(labels, jnp.int32)
     up = jnp.arange(d.num_timesteps - 1, dtype=jnp.int32)
 
@@ -90,11 +94,12 @@ def invert(
             # x_0 is clipped: where hardly any signal is left, predicting it from ε multiplies the
             # network's error by 1/√ᾱ, which is 20,000 at the end of the cosine schedule.
             carry = (x, jnp.zeros_like(x))
-            return dm.sample_steps(d, model_fn, carry, timesteps, keys, step)[0]
+            options = {"clip_denoised": generator.clip_denoised}
+            return dm.sample_steps(d, model_fn, carry, timesteps, keys, step, **options)[0]
 
         x_T = run(x_start, up, dm.ddim_reverse_step)  # noqa: N806
         down = jnp.arange(d.num_timesteps - 1, -1, -1, dtype=jnp.int32)
-        return x_T, to_uint8(run(x_T, down, dm.ddim_step))
+        return x_T, standardization.to_uint8(run(x_T, down, dm.ddim_step))
 
     x_T, reconstruction = both_ways(generator.params, x_start)  # noqa: N806
     return np.asarray(x_T), np.asarray(reconstruction)

@@ -174,13 +174,18 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles the spatial axes (of a volume, the last two) by repetition, then convolves."""
+    """Doubles the spatial axes (of a volume, the last two) by repetition, then convolves.
+
+    Where the size before down-sampling was odd, the result is cut to that: `shape` `[B, …, C]`
+    says which it was. (For an odd size that is nearest-neighbour interpolation to it.)
+    """
 
     use_conv: bool
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         for axis, factor in enumerate(_resample_factors(x.ndim - 2), start=1):
             x = jnp.repeat(x, factor, axis=axis)
+        x = x[(slice(None), *map(slice, shape[1:-1]))]
         return conv(x, x.shape[-1], "conv", dtype=self.dtype) if self.use_conv else x

@@ -80,7 +80,7 @@ class UNet(nn.Module):
         """Applies the network.
 
         Args:
-          x: `[B, H, W, in_channels]`, sizes divisible by the total down-sampling.
+          x: `[B, H, W, in_channels]`; `feature_sizes` says which sizes are possible.
           timesteps: `[B]`, int or float.
           y: class labels, int32 `[B]`, where the network is class-conditional.
           low_res: for `SuperResUNet` only.
@@ -134,7 +134,9 @@ class UNet(nn.Module):
             h = self._res_block(h, emb, channels, train, f"up_{i}_res")
             h = self._attend(h, heads, f"up_{i}_attn") if attends else h
             if upsamples:
-                h = Upsample(self.conv_resample, self.dtype, name=f"up_{i}_upsample")(h)
+                h = Upsample(self.conv_resample, self.dtype, name=f"up_{i}_upsample")(
+                    h, skips[-1].shape
+                )
             up.append(h)
 
         # The head runs in the input's precision, whatever that of the torso.
@@ -219,6 +221,31 @@ def abstract_params(model: UNet) -> dict:
     return jax.eval_shape(lambda: model.init_params(jax.random.key(0)))
 
 
+def feature_sizes(size: int, resolutions: int, conv_resample: bool) -> list[int]:
+    """Sizes of the feature maps of an image, from its own to the smallest.
+
+    Each is half of the one before. Halves of odd sizes are rounded up; the way up ends at the odd
+    size again. The reference takes no such sizes.
+
+    Raises:
+      ValueError: there is nothing left to halve, or an odd size is to be halved by pooling.
+    """
+    sizes = [size]
+    for _ in range(resolutions - 1):
+        if sizes[-1] == 1:
+            raise ValueError(
+                f"a size of {size} is too small for {resolutions} resolutions: its feature maps "
+                f"are {sizes} wide"
+            )
+        if sizes[-1] % 2 and not conv_resample:
+            raise ValueError(
+                f"a size of {size} has feature maps of {sizes}, of which the last cannot be halved "
+                "by pooling: use conv_resample=True"
+            )
+        sizes.append(-(-sizes[-1] // 2))
+    return sizes
+
+
 def _check_architecture(model: UNet) -> None:
     """Raises ValueError, naming the values, for an architecture that cannot be built."""
     if not 1 <= model.dims <= 3:
@@ -257,13 +284,8 @@ def _check_inputs(model: UNet, x, timesteps, y) -> None:
     channels = model.in_channels * (2 if isinstance(model, SuperResUNet) else 1)
     if x.shape[-1] != channels:
         raise ValueError(f"an input of shape {x.shape} does not have {channels} channels")
-    factor = 2 ** (len(model.channel_mult) - 1)
-    resampled = x.shape[2:-1] if model.dims == 3 else x.shape[1:-1]
-    if any(size % factor for size in resampled):
-        raise ValueError(
-            f"{len(model.channel_mult)} resolutions down-sample by {factor}, "
-            f"which does not divide the input's size {tuple(resampled)}"
-        )
+    for size in x.shape[2:-1] if model.dims == 3 else x.shape[1:-1]:
+        feature_sizes(size, len(model.channel_mult), model.conv_resample)
     if (y is not None) != bool(model.num_classes):
         raise ValueError(
             f"num_classes={model.num_classes}, but labels y were {'not ' * (y is None)}given"

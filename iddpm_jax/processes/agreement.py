@@ -40,6 +40,22 @@ def on_first(call: Callable[[], object]) -> int:
     return answer
 
 
+def any_process(raised: bool) -> bool:
+    """Whether any process has raised a flag; all have to ask."""
+    if jax.process_count() == 1:
+        return raised
+    return bool(multihost_utils.process_allgather(np.int32(raised)).any())
+
+
+def check_same(value: int, what: str) -> None:
+    """PeerError unless the processes have the same value."""
+    if jax.process_count() == 1:
+        return
+    values = multihost_utils.process_allgather(np.int32(value)).tolist()
+    if len(set(values)) > 1:
+        raise PeerError(f"the processes differ in {what}: {values}")
+
+
 class SharedFlag:
     """Tells all processes at the same step that any of them has raised a flag.
 

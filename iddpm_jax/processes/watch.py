@@ -7,6 +7,7 @@ that its main thread has reached. Changes are timed by the reader's own monotoni
 clocks have to agree, and none has to go forwards.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -157,7 +158,8 @@ class Watch:
     def _tell(self) -> None:
         # In place: a reader of a half-written file reads again, and another host's view of a file
         # that is replaced may be an old one.
-        self._path(self._me).write_text(json.dumps(self._sign), encoding="utf-8")
+        with contextlib.suppress(OSError):  # One sign that is missing does not matter.
+            self._path(self._me).write_text(json.dumps(self._sign), encoding="utf-8")
 
     def _listen(self) -> str | None:
         now = time.monotonic()

@@ -20,12 +20,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
-from iddpm_jax.training import checksums
+from iddpm_jax.processes import any_process, place
+from iddpm_jax.training import checksums, loss_scale
 from iddpm_jax.training.state import TrainState
 
 FORMAT_VERSION = 2
@@ -89,6 +91,9 @@ class Checkpoints:
           CheckpointError: the checkpoint cannot be read, is of another format version, or is
             not what was saved.
         """
+        if abstract_state.log2_loss_scale is not None and not self._has_loss_scale(step):
+            state, data_state = self.restore(step, _without_loss_scale(abstract_state))
+            return _with_loss_scale(state, abstract_state), data_state
         abstract = {name: tree for name, tree in split(abstract_state).items() if tree}
         items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
         items |= {name: ocp.args.JsonRestore() for name in _JSON_ITEMS}
@@ -113,6 +118,17 @@ class Checkpoints:
                     _verify(where, name, tree, meta["checksums"])
         return state, data_state
 
+    def _has_loss_scale(self, step: int) -> bool:
+        """Whether a checkpoint of float16 has the scale; those that were only imported do not."""
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        where = self.directory / str(step)
+        meta = _attempt(
+            lambda: self._manager.restore(step, args=args),
+            f"the checkpoint {where} cannot be read",
+        )["meta"]
+        _version(where, meta)
+        return f"['{_LOSS_SCALE}']" in meta.get("checksums", {}).get("counters", {})
+
     def restore_newest(
         self, abstract_state: TrainState, *, set_aside: bool = True
     ) -> tuple[TrainState, dict]:
@@ -126,9 +142,16 @@ class Checkpoints:
         """
         first_error = None
         for step in reversed(self.steps()):
+            error = None
             try:
                 found = self.restore(step, abstract_state)
-            except CheckpointError as error:
+            except CheckpointError as raised:
+                error = raised
+            # All of several processes continue from the same step.
+            if any_process(error is not None):
+                error = error or CheckpointError(
+                    f"another process could not read the checkpoint {self.directory / str(step)}"
+                )
                 first_error = first_error or error
                 logging.warning("%s", error)
                 continue
@@ -170,6 +193,23 @@ def json_items(
     }
     meta["digest"] = _meta_digest(meta, data_state)
     return {"data": ocp.args.JsonSave(data_state), "meta": ocp.args.JsonSave(meta)}
+
+
+def _without_loss_scale(state: TrainState) -> TrainState:
+    metrics = {name: value for name, value in state.metrics.items() if name != _LOSS_SCALE}
+    return state.replace(log2_loss_scale=None, metrics=metrics)
+
+
+def _with_loss_scale(state: TrainState, like: TrainState) -> TrainState:
+    """Gives a state the scale that training begins with."""
+    where = like.log2_loss_scale.sharding
+    empty = jax.tree.map(
+        lambda leaf: place(np.zeros(leaf.shape, leaf.dtype), where), like.metrics[_LOSS_SCALE]
+    )
+    return state.replace(
+        log2_loss_scale=place(loss_scale.initial(jax.numpy.float16), where),
+        metrics={**state.metrics, _LOSS_SCALE: empty},
+    )
 
 
 def _meta_digest(meta: dict, data_state: dict) -> str:

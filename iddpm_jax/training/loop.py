@@ -38,12 +38,13 @@ class Training:
     """Everything that a run needs, built and checked, with nothing compiled yet."""
 
     config: dict[str, Any]  # Kept inside every checkpoint.
-    diffusion: dm.GaussianDiffusion
+    diffusion: dm.GaussianDiffusion | dm.ContinuousDiffusion
     model: nn.Module
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     timestep_sampler: dm.TimestepSampler
     low_res: Callable[[jax.Array, jax.Array], jax.Array] | None  # As `make_train_step` takes it.
+    standardize: Callable[[jax.Array], jax.Array]  # Images in [-1, 1] to what is learned.
     batches: BatchIterator
     mesh: Mesh
     image_shape: tuple[int, int, int]
@@ -127,6 +128,7 @@ def _run_steps(run, workdir, state, checkpoints, writer, progress, stop, watch) 
         max_nonfinite_steps=run.max_nonfinite_steps,
         data_parallel=run.data_parallel,
         low_res=run.low_res,
+        standardize=run.standardize,
         state_sharding=jax.tree.map(lambda leaf: leaf.sharding, state),
     )
 
@@ -178,8 +180,9 @@ def _check_finite(run: Training, state: TrainState, save: Callable) -> None:
         save(state)
         raise NonFiniteError(
             f"the loss scale has collapsed to 2^{float(state.log2_loss_scale):.2f} by step "
-            f"{int(state.step):,}: gradients overflow float16 again and again. The parameters are "
-            "those before that; train with --config.model.dtype=bfloat16 or float32, in another "
+            f"{int(state.step):,}: losses or gradients overflow float16, or are "
+            "not finite at all, again and again. The parameters are those before that; "
+            "train with --config.model.dtype=bfloat16 or float32, in another "
             "--workdir"
         )
     in_row = int(state.skipped_in_row)

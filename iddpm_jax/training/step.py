@@ -22,7 +22,7 @@ Batch = Mapping[str, jax.Array]
 
 
 def make_train_step(
-    d: dm.GaussianDiffusion,
+    d: dm.GaussianDiffusion | dm.ContinuousDiffusion,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     timestep_sampler: dm.TimestepSampler,
@@ -36,6 +36,7 @@ def make_train_step(
     data_parallel: str = "jit",
     state_sharding: Any = None,
     low_res: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+    standardize: Callable[[jax.Array], jax.Array] = lambda images: images,
 ) -> Callable[[TrainState, Batch], TrainState]:
     """Builds the step.
 
@@ -48,6 +49,7 @@ def make_train_step(
       state_sharding: of every leaf of the state, for `jit`; by default all of it everywhere.
       low_res: for super-resolution: images `[B, H, W, C]` and keys `[B]` to what the network is
         to see of them.
+      standardize: images in [-1, 1] to what the process sees of them.
 
     Returns:
       `(state, batch) -> state`, which gives the old state's memory away. A batch has `image`
@@ -76,6 +78,7 @@ def make_train_step(
         if low_res is not None:
             keys = axis.mine(jax.random.split(jax.random.fold_in(key, 4), size))
             examples["low_res"] = low_res(batch["image"], keys)
+        examples["image"] = standardize(batch["image"])
         return update(state, examples, axis.fold_in(dropout_key))
 
     if data_parallel == "pmap":
@@ -99,7 +102,7 @@ def make_train_step(
 
 
 def make_update(
-    d: dm.GaussianDiffusion,
+    d: dm.GaussianDiffusion | dm.ContinuousDiffusion,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     timestep_sampler: dm.TimestepSampler,
@@ -153,7 +156,8 @@ def make_update(
             sampler_state=if_finite(sampler_state, state.sampler_state),
             metrics=mt.merge(state.metrics, measured),
             skipped=state.skipped + ~finite,
-            skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
+            # With a loss scale overflow is nothing special; when it is too much, that collapses.
+            skipped_in_row=jnp.where(finite | (scale is not None), 0, state.skipped_in_row + 1),
             log2_loss_scale=loss_scale.adjusted(scale, finite),
         )
 
@@ -162,7 +166,7 @@ def make_update(
 
 def _weighted_loss(
     params: Any,
-    d: dm.GaussianDiffusion,
+    d: dm.GaussianDiffusion | dm.ContinuousDiffusion,
     model: nn.Module,
     examples: Batch,
     dropout_key: jax.Array,
@@ -229,7 +233,7 @@ def initial_metrics(d: dm.GaussianDiffusion, loss_scaling: bool = False) -> mt.M
 
 
 def make_init(
-    d: dm.GaussianDiffusion,
+    d: dm.GaussianDiffusion | dm.ContinuousDiffusion,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     timestep_sampler: dm.TimestepSampler,

@@ -57,3 +57,18 @@ def test_check_network_says_so_within_seconds(monkeypatch):
     monkeypatch.setattr(tfds_source, "_HOST", ("host.invalid", 443))
     with pytest.raises(ValueError, match=r"there is no network: host\.invalid"):
         tfds_source.check_network()
+
+
+def test_tfds_images_are_made_smaller_by_means_where_that_is_asked_for(cifar10):
+    large = load_source(cifar10).batch(np.arange(4))["image"].astype(float)
+    small = load_source(_changed(cifar10, image_size=16, resize=True))
+    assert small.image_shape == (16, 16, 3)
+    expected = large.reshape(4, 16, 2, 16, 2, 3).mean(axis=(2, 4))
+    # Rounded twice, once along each axis.
+    assert np.abs(small.batch(np.arange(4))["image"] - expected).max() <= 1
+
+
+def test_tfds_takes_several_splits(cifar10):
+    assert len(load_source(_changed(cifar10, split="train+test"))) >= 24
+    with pytest.raises(ValueError, match=r"'train\+validation': cifar10 has test, train"):
+        load_source(_changed(cifar10, split="train+validation"))

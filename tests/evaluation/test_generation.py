@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax.numpy as jnp
@@ -103,6 +104,16 @@ def test_generator_compiles_once_for_labels_guidance_seed_and_number():
         pass
     # Twice for each trace: with the label and without. `scan` may trace its body again.
     assert len(counts) == traces <= 4
+
+
+def test_streams_draw_different_noise_from_the_same_seed():
+    base = _generator("ddim")
+    other = dataclasses.replace(base, stream=1)
+    starts = []
+    for generator in (base, other):
+        carry, *_ = generator.compile()(0, np.arange(2), np.zeros(2, np.int32), 1.0)
+        starts.append(np.asarray(carry[0]))
+    assert np.abs(np.corrcoef(starts[0].ravel(), starts[1].ravel())[0, 1]) < 0.5
 
 
 def test_guidance_of_one_is_the_conditional_model_exactly():

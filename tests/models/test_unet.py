@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from iddpm_jax import models
+from iddpm_jax.models.layers import Upsample
 from tests import tiny
 
 OPTIONS = {
@@ -115,7 +116,8 @@ def test_unet_refuses_what_cannot_be_built(change, message):
 @pytest.mark.parametrize(
     ("options", "inputs", "message"),
     [
-        ({}, {"x": (2, 5, 5, 1)}, r"down-sample by 2.*\(5, 5\)"),
+        ({"conv_resample": False}, {"x": (2, 5, 5, 1)}, r"maps of \[5\].*by pooling"),
+        ({}, {"x": (2, 1, 1, 1)}, "a size of 1 is too small for 2 resolutions"),
         ({}, {"x": (2, 4, 1)}, "does not have 2 spatial axes"),
         ({}, {"x": (2, 4, 4, 3)}, r"\(2, 4, 4, 3\) does not have 1 channels"),
         ({}, {"y": (2,)}, "num_classes=None, but labels y were given"),
@@ -144,3 +146,26 @@ def test_super_res_unet_refuses_low_res_that_does_not_fit(low_res, message):
     x = jnp.zeros((2, 4, 4, 1))
     with pytest.raises(ValueError, match=message):
         models.SuperResUNet(**OPTIONS).init(jax.random.key(0), x, jnp.zeros(2), low_res=low_res)
+
+
+@pytest.mark.parametrize("size", [5, 7, 14])
+def test_unet_comes_back_to_odd_sizes(size):
+    model = models.UNet(**{**OPTIONS, "channel_mult": (1, 1, 1)})
+    params = model.init_params(jax.random.key(0))
+    x = jnp.ones((1, size, size, 1))
+    output, features = model.apply({"params": params}, x, jnp.zeros(1), return_features=True)
+    assert output.shape[1:3] == (size, size)
+    sizes = models.feature_sizes(size, 3, conv_resample=True)
+    assert features["middle"].shape[1] == sizes[-1] == -(-size // 4)
+    assert [f.shape[1] for f in features["up"]][-1] == size
+
+
+def test_upsample_to_an_odd_size_is_nearest_neighbour_interpolation():
+    x = jnp.arange(4.0).reshape(1, 4, 1, 1).repeat(4, axis=2)
+    up = Upsample(use_conv=False, dtype=jnp.float32).apply({}, x, (1, 7, 7, 1))
+    np.testing.assert_array_equal(up[0, :, 0, 0], np.arange(7) * 4 // 7)
+
+
+def test_feature_sizes_halve_and_round_up():
+    assert models.feature_sizes(14, 3, True) == [14, 7, 4]
+    assert models.feature_sizes(32, 4, False) == [32, 16, 8, 4]

@@ -1,6 +1,6 @@
 import pytest
 
-from iddpm_jax.processes.watch import Ledger, Sign
+from iddpm_jax.processes.watch import Ledger, Sign, Watch
 
 TIMEOUT = 100.0
 
@@ -90,3 +90,9 @@ def test_ledger_takes_other_work_at_the_same_step_for_progress(ledger):
         for process in range(3):
             ledger.hear(process, _sign(process, 7, now, doing="saving"), now)
         assert ledger.complaint(now) is None
+
+
+def test_watch_goes_on_when_a_sign_cannot_be_written(tmp_path):
+    watch = Watch(tmp_path / "gone", timeout=60)
+    watch._tell()  # There is no such directory.
+    assert not (tmp_path / "gone").exists()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from iddpm_jax import factory
+from iddpm_jax.training import checkpoints as ck
 from iddpm_jax.training import loop, loss_scale
 from iddpm_jax.training import metrics as mt
 from iddpm_jax.training.step import make_init, make_train_step
@@ -76,6 +77,7 @@ def test_overflow_skips_the_step_and_halves_the_scale():
     after = step(before.replace(log2_loss_scale=jnp.float32(60)), tiny.batch(3, 1))
     jax.tree.map(np.testing.assert_array_equal, params, after.params)
     assert (int(after.skipped), float(after.log2_loss_scale)) == (skipped + 1, 59)
+    assert int(after.skipped_in_row) == 0
 
 
 def test_small_gradients_survive_because_they_are_scaled():
@@ -109,3 +111,21 @@ def test_train_stops_when_the_scale_collapses(tmp_path, monkeypatch):
     assert "bfloat16" in str(error.value)
     saved = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
     assert saved
+
+
+def test_checkpoint_of_float16_without_a_scale_begins_with_the_first_one(tmp_path):
+    """As the version before wrote them, which could import and sample in float16 but not train."""
+    old = _train("float16", 2)
+    metrics = {k: v for k, v in old.metrics.items() if k != "log2_loss_scale"}
+    checkpoints = ck.Checkpoints(tmp_path, keep=1)
+    checkpoints.save(old.replace(log2_loss_scale=None, metrics=metrics), {}, {})
+    run = _run()
+    parts = (run.diffusion, run.model, run.optimizer, run.timestep_sampler)
+    _, abstract = make_init(*parts, tiny.mesh(1))
+    checkpoints.close()
+    checkpoints = ck.Checkpoints(tmp_path, keep=1)
+    state, _ = checkpoints.restore_newest(abstract)
+    checkpoints.close()
+    assert float(state.log2_loss_scale) == 20
+    assert jax.tree.structure(state) == jax.tree.structure(abstract)
+    jax.tree.map(np.testing.assert_array_equal, state.params, old.params)
