@@ -289,7 +289,6 @@ def build_preview(
             seed=config.train.seed,
             mesh=mesh,
             standardization=standardization,
-            clip_denoised=not standardization.changes,
         )
     return Preview(
         d=d,
@@ -301,7 +300,6 @@ def build_preview(
         seed=config.train.seed,
         mesh=mesh,
         standardization=standardization,
-        clip_denoised=not standardization.changes,
     )
 
 

@@ -87,8 +87,6 @@ class TrainedModel:
             standardization=self.standardization,
             # So that the second stage of a cascade has noise of its own, whatever the seeds.
             stream=0 if self.low_res is None else 1,
-            # Standardised images go beyond [-1, 1].
-            clip_denoised=not self.standardization.changes,
         )
 
     def refuse_without_likelihood(self, command: str) -> None:

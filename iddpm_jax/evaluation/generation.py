@@ -51,7 +51,6 @@ class Generator:
       null_label: the label that stands for none, where guidance is wanted.
       mesh: devices to run on.
       standardization: of the images that the model was trained on.
-      clip_denoised: whether a predicted x_0 is clipped to [-1, 1].
       stream: generators of different streams draw different noise from the same seed.
     """
 
@@ -64,7 +63,6 @@ class Generator:
     null_label: int | None
     mesh: Mesh
     standardization: Standardization = UNCHANGED
-    clip_denoised: bool = True
     stream: int = 0
 
     def __post_init__(self):
@@ -95,7 +93,7 @@ class Generator:
         (x_t, predicted x_0), `[B, H, W, C]`, after every one of `parts(num_parts)`, the
         samples last. B has to be the same for all calls, and a multiple of the devices.
         """
-        step_options = {"clip_denoised": self.clip_denoised}
+        step_options = {"clip_denoised": self.standardization.clip_denoised}
         step_options |= {"eta": self.eta} if self.sampler == "ddim" else {}
         step = SAMPLERS[self.sampler]
         rows = NamedSharding(self.mesh, PartitionSpec("data"))

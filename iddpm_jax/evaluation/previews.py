@@ -42,7 +42,6 @@ class Preview:
     seed: int
     mesh: Mesh
     standardization: Standardization = UNCHANGED
-    clip_denoised: bool = True
 
     def layout(self) -> tuple[np.ndarray | None, int, tuple[str, ...]]:
         """Labels `[N]` or None, images per row, and names of the rows."""
@@ -76,7 +75,12 @@ class Preview:
 
             x_T = dm.initial_noise(keys, self.image_shape)  # noqa: N806
             x_0 = dm.sample_loop(
-                self.d, model_fn, x_T, keys, dm.ddim_step, clip_denoised=self.clip_denoised
+                self.d,
+                model_fn,
+                x_T,
+                keys,
+                dm.ddim_step,
+                clip_denoised=self.standardization.clip_denoised,
             )
             return self.standardization.to_uint8(x_0)
 

@@ -27,6 +27,11 @@ class Standardization(NamedTuple):
     def changes(self) -> bool:
         return any(self.mean) or any(s != 1 for s in self.std)
 
+    @property
+    def clip_denoised(self) -> bool:
+        """Whether a predicted x_0 is clipped to [-1, 1], beyond which standardised images go."""
+        return not self.changes
+
     def __call__(self, images: jax.Array) -> jax.Array:
         """Images `[…, C]` in [-1, 1] to mean 0 and variance 1."""
         if not self.changes:

@@ -74,7 +74,6 @@ class SuperResolutionPreview:
     seed: int
     mesh: Mesh
     standardization: Standardization = UNCHANGED
-    clip_denoised: bool = True
 
     def make(self):
         """Returns `params -> uint8 [height, width, 3]`; it compiles when first called."""
@@ -98,7 +97,12 @@ class SuperResolutionPreview:
 
             x_T = dm.initial_noise(keys, images.shape[1:])  # noqa: N806
             results = dm.sample_loop(
-                self.d, model_fn, x_T, keys, dm.ddim_step, clip_denoised=self.clip_denoised
+                self.d,
+                model_fn,
+                x_T,
+                keys,
+                dm.ddim_step,
+                clip_denoised=self.standardization.clip_denoised,
             )
             return to_uint8(low_res), self.standardization.to_uint8(results)
 

@@ -94,7 +94,7 @@ def invert(
             # x_0 is clipped: where hardly any signal is left, predicting it from ε multiplies the
             # network's error by 1/√ᾱ, which is 20,000 at the end of the cosine schedule.
             carry = (x, jnp.zeros_like(x))
-            options = {"clip_denoised": generator.clip_denoised}
+            options = {"clip_denoised": standardization.clip_denoised}
             return dm.sample_steps(d, model_fn, carry, timesteps, keys, step, **options)[0]
 
         x_T = run(x_start, up, dm.ddim_reverse_step)  # noqa: N806
