@@ -138,7 +138,13 @@ def build_model(config: ml_collections.ConfigDict) -> models.UNet:
         use_scale_shift_norm=c.use_scale_shift_norm,
         dtype=_DTYPES[c.dtype],
         in_channels=c.in_channels,
+        winograd=_one_cpu_device(),
     )
+
+
+def _one_cpu_device() -> bool:
+    """On several, Winograd's algorithm would sum more numbers over the devices than gradients."""
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
 def _embedded_classes(config: ml_collections.ConfigDict) -> int | None:

@@ -151,18 +151,20 @@ def test_import_of_a_checkpoint_computes_what_the_reference_does(golden, tmp_pat
 
 
 @pytest.mark.parity
-def test_network_of_the_published_cifar10_checkpoint_equals_reference(golden):
+@pytest.mark.parametrize("winograd", [False, True])
+def test_network_of_the_published_cifar10_checkpoint_equals_reference(golden, winograd):
     entry = golden.json("published_checkpoints")["cifar10_uncond_50M_500K"]
     weights = {
         name: filler_weight(name, tuple(shape), golden.seed)
         for name, shape in entry["params"].items()
     }
-    model = factory.build_model(cifar10_cosine.get_config())
+    model = factory.build_model(cifar10_cosine.get_config()).clone(winograd=winograd)
     params = models.params_from_torch(weights, model)
     arrays = golden.npz("cifar10_full")
     output = model.apply({"params": params}, channels_last(arrays["x"]), arrays["t"])
     error = relative_error(output, channels_last(arrays["output"]))
-    assert golden.report("full CIFAR-10 network: output", error) <= NETWORK
+    what = "full CIFAR-10 network: output" + " by Winograd's algorithm" * winograd
+    assert golden.report(what, error) <= NETWORK
 
 
 def test_import_of_an_average_as_the_model_says_so(golden, tmp_path):

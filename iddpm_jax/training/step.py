@@ -135,9 +135,14 @@ def make_update(
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(losses["loss"]).all()
         finite &= (state.skipped_in_row < max_nonfinite_steps) & loss_scale.alive(scale)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        sampler_state = timestep_sampler.update(state.sampler_state, t, losses["loss"])
+        old = (state.params, state.opt_state, state.sampler_state)
+
+        def learn(params, opt_state, sampler_state):
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            sampler_state = timestep_sampler.update(sampler_state, t, losses["loss"])
+            return optax.apply_updates(params, updates), opt_state, sampler_state
+
+        params, opt_state, sampler_state = _update_if(finite, learn, *old)
 
         measured = mt.loss_metrics(losses, t, weights, d.num_timesteps, keep=finite)
         measured["grad_norm"] = mt.scalar_metric(grad_norm, keep=finite)
@@ -146,14 +151,11 @@ def make_update(
         if scale is not None:
             measured["log2_loss_scale"] = mt.scalar_metric(scale, keep=jnp.ones((), bool))
 
-        def if_finite(new, old):
-            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-
         return TrainState(
             step=state.step + 1,
-            params=if_finite(params, state.params),
-            opt_state=if_finite(opt_state, state.opt_state),
-            sampler_state=if_finite(sampler_state, state.sampler_state),
+            params=params,
+            opt_state=opt_state,
+            sampler_state=sampler_state,
             metrics=mt.merge(state.metrics, measured),
             skipped=state.skipped + ~finite,
             # With a loss scale overflow is nothing special; when it is too much, that collapses.
@@ -162,6 +164,23 @@ def make_update(
         )
 
     return update
+
+
+def _update_if(condition: jax.Array, update: Callable, *old: Any) -> Any:
+    """`update(*old)` where the condition holds, and else `old`.
+
+    On CPUs by a branch, inside which everything is updated in place: selecting would copy the
+    moments and the parameters first, because the old ones are needed again. On accelerators by
+    selecting, because a branch waits for the host.
+    """
+
+    def branch(*old):
+        return jax.lax.cond(condition, update, lambda *old: old, *old)
+
+    def select(*old):
+        return jax.tree.map(lambda n, o: jnp.where(condition, n, o), update(*old), old)
+
+    return jax.lax.platform_dependent(*old, cpu=branch, default=select)
 
 
 def _weighted_loss(

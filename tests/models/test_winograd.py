@@ -1,0 +1,75 @@
+import jax
+import numpy as np
+import pytest
+from scipy.signal import correlate
+
+from iddpm_jax.models import winograd
+from iddpm_jax.models.layers import GroupNorm
+from tests.reference import relative_error
+
+ULPS = 16 * np.finfo(np.float32).eps
+
+
+def _direct(x, kernel):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), [(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _random(*shape):
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 12, 5), (6, 32, 32, 3), (1, 2, 2, 1)])
+def test_convolve_equals_the_definition(shape):
+    x, kernel = _random(*shape), _random(3, 3, shape[-1], 7)
+    exact = [
+        [
+            correlate(np.pad(a.astype(float), [(1, 1), (1, 1), (0, 0)]), k, "valid")[..., 0]
+            for k in np.moveaxis(kernel.astype(float), -1, 0)
+        ]
+        for a in x
+    ]
+    assert relative_error(winograd.convolve(x, kernel), np.moveaxis(exact, 1, -1)) <= ULPS
+
+
+def test_convolve_has_the_gradients_of_a_convolution():
+    x, kernel, dy = _random(6, 32, 16, 8), _random(3, 3, 8, 4), _random(6, 32, 16, 4)
+    expected = jax.vjp(_direct, x, kernel)[1](dy)
+    actual = jax.vjp(winograd.convolve, x, kernel)[1](dy)
+    for a, b in zip(actual, expected, strict=True):
+        assert relative_error(a, b) <= ULPS
+
+
+def test_convolve_gives_an_image_the_same_bits_in_any_batch():
+    x, kernel = _random(6, 32, 32, 64), _random(3, 3, 64, 64)
+    convolve = jax.jit(winograd.convolve)
+    np.testing.assert_array_equal(convolve(x, kernel)[4:5], convolve(x[4:5], kernel))
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "expected"),
+    [
+        ((1, 8, 8, 64), (3, 3, 64, 64), True),
+        ((1, 7, 8, 64), (3, 3, 64, 64), False),
+        ((1, 4, 8, 64), (3, 3, 64, 64), False),
+        ((1, 8, 8, 64), (1, 1, 64, 64), False),
+        ((1, 8, 8, 3), (3, 3, 3, 64), False),
+        ((1, 8, 8, 8, 64), (3, 3, 3, 64, 64), False),
+    ],
+)
+def test_fits_takes_even_sizes_and_many_channels(x, kernel, expected):
+    shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in (x, kernel)]
+    assert winograd.fits(*shapes) == expected
+    assert not winograd.fits(jax.ShapeDtypeStruct(x, "bfloat16"), shapes[1])
+
+
+def test_group_norm_is_exact_far_from_zero():
+    x = 1000 + _random(2, 6, 6, 64)
+    groups = x.astype(float).reshape(2, 36, 32, 2)
+    centred = groups - groups.mean((1, 3), keepdims=True)
+    expected = centred / np.sqrt((centred**2).mean((1, 3), keepdims=True) + 1e-5)
+    params = {"scale": np.ones(64, np.float32), "bias": np.zeros(64, np.float32)}
+    actual = GroupNorm().apply({"params": params}, x)
+    # The inputs themselves are rounded to 6e-5 at 1000, which both sides share; the mean is not.
+    np.testing.assert_allclose(actual, expected.reshape(x.shape), atol=2e-4)
