@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
+from benchmarks.jax_contestants import build_train_step
 from iddpm_jax import diffusion as dm
 from iddpm_jax import factory, models
 from iddpm_jax.published import recipe_config
 from iddpm_jax.training import sharding
-from iddpm_jax.training.step import make_init, make_train_step
 
 _RECIPES = flags.DEFINE_list(
     "recipes",
@@ -84,21 +84,11 @@ def _examples(config, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
 
 def step_memory(config, batch: int, microbatch: int) -> dict[str, float]:
     """Bytes of the state and of what a step needs besides, and the seconds it took to compile."""
-    model, d, mesh = (
-        factory.build_model(config),
-        factory.build_process(config),
-        sharding.make_mesh(),
-    )
-    parts = (d, model, factory.build_optimizer(config), factory.build_timestep_sampler(config))
-    _, state = make_init(*parts, mesh)
-    step = make_train_step(
-        *parts,
-        factory.build_learning_rate(config),
-        mesh,
-        seed=0,
-        microbatch=microbatch,
-        low_res=factory.build_low_res(config),
-    )
+    config = config.copy_and_resolve_references()
+    config.train.microbatch = microbatch
+    # As on accelerators, for which this analysis stands in.
+    model = factory.build_model(config).clone(winograd=False)
+    step, _, state = build_train_step(config, model, sharding.make_mesh())
     start = time.perf_counter()
     analysis = step.lower(state, _examples(config, batch)).compile().memory_analysis()
     return {

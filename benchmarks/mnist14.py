@@ -14,11 +14,11 @@ import jax
 import numpy as np
 from absl import app, flags
 
+from benchmarks.jax_contestants import build_train_step
 from configs import mnist14
 from iddpm_jax import diffusion as dm
 from iddpm_jax import factory
 from iddpm_jax.training import sharding
-from iddpm_jax.training.step import make_init, make_train_step
 
 _EPOCH_STEPS = 10
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Epochs, and trajectories; medians are shown.")
@@ -28,11 +28,8 @@ _NUMPY = {"epoch_seconds": 14 * 60, "ms_per_sampling_step": 25}
 def time_training(config, repeats: int) -> dict[str, float]:
     """Seconds to compile the step, and the median of an epoch's."""
     mesh = sharding.make_mesh()
-    model, sampler = factory.build_model(config), factory.build_timestep_sampler(config)
-    parts = (factory.build_process(config), model, factory.build_optimizer(config), sampler)
-    init, _ = make_init(*parts, mesh)
+    step, init, _ = build_train_step(config, factory.build_model(config), mesh)
     state = jax.block_until_ready(init(jax.random.key(0)))
-    step = make_train_step(*parts, factory.build_learning_rate(config), mesh, seed=0)
     size, batch_size = config.model.image_size, config.train.batch_size
     random = np.random.default_rng(0)
     batch = sharding.shard_batch(

@@ -164,6 +164,13 @@ def test_default_channel_mult_suits_every_size(image_size, channel_mult):
     assert factory.default_channel_mult(image_size) == channel_mult
 
 
+@pytest.mark.parametrize(("backend", "devices"), [("cpu", 1), ("cpu", 8), ("gpu", 1)])
+def test_build_model_takes_winograd_on_a_single_cpu_device(monkeypatch, backend, devices):
+    monkeypatch.setattr("jax.default_backend", lambda: backend)
+    monkeypatch.setattr("jax.device_count", lambda: devices)
+    assert factory.build_model(tiny.config()).winograd == ((backend, devices) == ("cpu", 1))
+
+
 def test_config_from_dict_reads_what_an_older_version_wrote():
     values = cifar10_cosine.get_config().to_dict()
     del values["model"]["small_size"]

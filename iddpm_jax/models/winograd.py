@@ -33,6 +33,7 @@ def fits(x: jax.Array, kernel: jax.Array) -> bool:
 
 
 @jax.custom_vjp
+@jax.jit  # So that equal shapes are traced once.
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The convolution of x `[B, H, W, C]` with `[3, 3, C, O]`, padded by 1; H and W are even."""
     u = _both_axes(_g, kernel)
@@ -43,6 +44,7 @@ def _forward(x, kernel):
     return convolve(x, kernel), (x, kernel)
 
 
+@jax.jit
 def _backward(residuals, dy):
     """The gradients of x and of the kernel.
 

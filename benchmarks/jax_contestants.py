@@ -1,0 +1,109 @@
+"""Our train step and sampling loop, compiled and ready to be timed, and the machine's peak."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import flops
+from iddpm_jax import diffusion as dm
+from iddpm_jax import factory
+from iddpm_jax.published import recipe_config
+from iddpm_jax.training import sharding
+from iddpm_jax.training.step import make_init, make_train_step
+
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+
+
+def examples(config, batch: int) -> dict[str, np.ndarray]:
+    """A batch of random images, with labels where the network has classes."""
+    c, random = config.model, np.random.default_rng(0)
+    shape = (batch, c.image_size, c.image_size, c.in_channels)
+    made = {"image": random.uniform(-1, 1, shape).astype(np.float32)}
+    if c.num_classes:
+        made["label"] = random.integers(0, c.num_classes, batch).astype(np.int32)
+    return made
+
+
+def build_train_step(config, model, mesh):
+    """A recipe's jitted step, the jitted start of its state, and that state in the abstract."""
+    optimizer, sampler = factory.build_optimizer(config), factory.build_timestep_sampler(config)
+    parts = (factory.build_process(config), model, optimizer, sampler)
+    init, abstract = make_init(*parts, mesh)
+    step = make_train_step(
+        *parts,
+        factory.build_learning_rate(config),
+        mesh,
+        seed=0,
+        microbatch=config.train.microbatch,
+        low_res=factory.build_low_res(config),
+    )
+    return step, init, abstract
+
+
+def train_step(recipe: str, batch: int, dtype: str, devices: int = 1):
+    """One optimisation step, the state given away and taken back."""
+    config = recipe_config(recipe)
+    config.model.dtype = dtype
+    mesh = sharding.make_mesh(jax.devices()[:devices])
+    step, init, _ = build_train_step(config, factory.build_model(config), mesh)
+    state = init(jax.random.key(0))
+    data = sharding.shard_batch(mesh, examples(config, batch))
+    compiled, facts = _compile(step, state, data)
+    facts["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+
+    def run():
+        nonlocal state
+        state = jax.block_until_ready(compiled(state, data))
+
+    return facts, run
+
+
+def sampling(recipe: str, batch: int, dtype: str, steps: int):
+    """`steps` ancestral steps from noise, as one program."""
+    config = recipe_config(recipe)
+    config.model.dtype = dtype
+    d, model = factory.build_diffusion(config, f"exact{steps}"), factory.build_model(config)
+    params = jax.jit(model.init_params)(jax.random.key(0))
+    made = examples(config, batch)
+
+    @jax.jit
+    def draw(params, labels, x_T, key):  # noqa: N803
+        def model_fn(x_t, timestep):
+            return model.apply({"params": params}, x_t, timestep, y=labels)
+
+        return dm.sample_loop(d, model_fn, x_T, key)
+
+    arguments = (params, made.get("label"), made["image"], jax.random.key(0))
+    compiled, facts = _compile(draw, *arguments)
+    facts["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return facts, lambda: jax.block_until_ready(compiled(*arguments))
+
+
+def matrix_product(dtype: str):
+    """A product of large square matrices, the most arithmetic that the machine is seen to do."""
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    a = jnp.ones((size, size), _DTYPES[dtype])
+    product = jax.jit(lambda a, b: a @ b).lower(a, a).compile()
+    return {"flops": 2 * size**3}, lambda: jax.block_until_ready(product(a, a))
+
+
+def _compile(function, *arguments):
+    start = time.perf_counter()
+    compiled = function.lower(*arguments).compile()
+    seconds = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+    facts = {
+        "compile_seconds": seconds,
+        "flops_of_program": flops.in_program(compiled.as_text()),
+        "temporary_bytes": memory.temp_size_in_bytes,
+    }
+    if jax.default_backend() != "cpu":
+        facts["device_bytes"] = (
+            memory.temp_size_in_bytes
+            + memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
+        )
+    return compiled, facts

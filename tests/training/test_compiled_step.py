@@ -1,0 +1,118 @@
+"""What the compiled train step does, guarded without timing anything."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import flops
+from benchmarks.memory import kept_activations
+from iddpm_jax import diffusion as dm
+from tests import tiny
+
+DEVICES = 8
+
+
+def _compiled(devices: int):
+    return (
+        tiny.train_step(devices)
+        .lower(tiny.abstract_state(devices), tiny.batch(0, devices))
+        .compile()
+    )
+
+
+def _size(tree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _collectives(hlo: str) -> list[tuple[str, int]]:
+    """(kind, bytes of the result) of every exchange between devices."""
+    found = []
+    for result, kind in re.findall(
+        r"= (\S+|\(.*?\)) (all-\w+|reduce-scatter|collective-\w+)\(", hlo
+    ):
+        shapes = re.findall(r"(\w+?)(\d+)\[([\d,]*)\]", result)
+        found.append(
+            (
+                kind,
+                sum(
+                    int(bits) // 8 * np.prod([int(n) for n in dims.split(",") if n], dtype=int)
+                    for _, bits, dims in shapes
+                ),
+            )
+        )
+    return found
+
+
+def test_devices_exchange_gradients_and_nothing_else():
+    collectives = _collectives(_compiled(DEVICES).as_text())
+    gradients = _size(tiny.abstract_state(1).params)
+    assert {kind for kind, _ in collectives} == {"all-reduce"}
+    large = [size for _, size in collectives if size > 1024]
+    # One exchange, of all gradients. The rest are the metrics' sums: a few numbers.
+    assert large == [gradients]
+    assert len(collectives) <= 4
+
+
+def test_one_device_exchanges_nothing():
+    assert _collectives(_compiled(1).as_text()) == []
+
+
+def test_step_multiplies_as_often_as_the_network_is_defined_to():
+    run = tiny.training()
+    expected = 3 * tiny.BATCH * flops.of_network(run.model, run.image_shape[0])
+    assert flops.in_program(_compiled(1).as_text()) == pytest.approx(expected, rel=0.02)
+
+
+def test_step_keeps_activations_and_gradients_and_little_else():
+    kept = tiny.BATCH * kept_activations(tiny.config())
+    gradients = _size(tiny.abstract_state(1).params)
+    assert _compiled(1).memory_analysis().temp_size_in_bytes <= kept + gradients
+
+
+def test_steps_transfer_nothing_and_compile_once():
+    compilations = []
+
+    def listen(event: str, seconds: float, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compilations.append(seconds)
+
+    step, state = tiny.train_step(1), tiny.init(1)(jax.random.key(0))
+    batches = [tiny.batch(i, 1) for i in range(3)]
+    state = step(state, batches[0])
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        with jax.transfer_guard("disallow"):
+            for batch in batches[1:]:
+                state = step(state, batch)
+            assert compilations == []
+            with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+                step(state, jax.device_get(batches[0]))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_sampling_needs_the_same_memory_for_any_number_of_steps():
+    run = tiny.training()
+    params = tiny.abstract_state(1).params
+
+    def temporary(steps: int) -> int:
+        d = dm.make_diffusion(
+            dm.beta_schedule("cosine", steps),
+            mean_type="epsilon",
+            var_type="learned_range",
+            loss_type="rescaled_mse",
+        )
+
+        def draw(params, x, key, y):
+            return dm.sample_loop(
+                d, lambda x, t: run.model.apply({"params": params}, x, t, y=y), x, key
+            )
+
+        x = jax.ShapeDtypeStruct((2, *run.image_shape), np.float32)
+        y = jax.ShapeDtypeStruct((2,), np.int32)
+        lowered = jax.jit(draw).lower(params, x, jax.random.key(0), y)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(10) == pytest.approx(temporary(1000), rel=0.05)
