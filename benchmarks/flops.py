@@ -5,6 +5,7 @@ that is what the peak of a machine is stated in.
 """
 
 import collections
+import functools
 import math
 import re
 
@@ -41,6 +42,7 @@ def in_program(hlo: str) -> float:
                 called += [name.strip().lstrip("%") for name in branches.split(",")]
             calls[current] += [(name, int(trips[1]) if trips else 1) for name in called]
 
+    @functools.cache
     def total(computation: str) -> float:
         inner = sum(times * total(name) for name, times in calls.get(computation, ()))
         return products[computation] + inner
