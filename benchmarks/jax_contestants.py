@@ -13,8 +13,6 @@ from iddpm_jax.published import recipe_config
 from iddpm_jax.training import sharding
 from iddpm_jax.training.step import make_init, make_train_step
 
-_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
-
 
 def examples(config, batch: int) -> dict[str, np.ndarray]:
     """A batch of random images, with labels where the network has classes."""
@@ -85,7 +83,7 @@ def sampling(recipe: str, batch: int, dtype: str, steps: int):
 def matrix_product(dtype: str):
     """A product of large square matrices, the most arithmetic that the machine is seen to do."""
     size = 2048 if jax.default_backend() == "cpu" else 8192
-    a = jnp.ones((size, size), _DTYPES[dtype])
+    a = jnp.ones((size, size), dtype)
     product = jax.jit(lambda a, b: a @ b).lower(a, a).compile()
     return {"flops": 2 * size**3}, lambda: jax.block_until_ready(product(a, a))
 

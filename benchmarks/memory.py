@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from benchmarks.jax_contestants import build_train_step
+from benchmarks.jax_contestants import build_train_step, examples
 from iddpm_jax import diffusion as dm
 from iddpm_jax import factory, models
 from iddpm_jax.published import recipe_config
@@ -66,8 +66,8 @@ def kept_activations(config) -> int:
         return jax.vjp(loss, params)[1]
 
     def size(batch: int) -> int:
-        examples = _examples(config, batch)
-        arguments = (models.abstract_params(model), examples["image"], examples.get("label"))
+        made = _examples(config, batch)
+        arguments = (models.abstract_params(model), made["image"], made.get("label"))
         leaves = jax.tree.leaves(jax.eval_shape(residuals, *arguments))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
@@ -75,11 +75,7 @@ def kept_activations(config) -> int:
 
 
 def _examples(config, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
-    shape = (batch, config.model.image_size, config.model.image_size, config.model.in_channels)
-    examples = {"image": jax.ShapeDtypeStruct(shape, jnp.float32)}
-    if config.model.num_classes:
-        examples["label"] = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    return examples
+    return jax.eval_shape(lambda made: made, examples(config, batch))
 
 
 def step_memory(config, batch: int, microbatch: int) -> dict[str, float]:

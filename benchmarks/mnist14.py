@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from benchmarks.jax_contestants import build_train_step
+from benchmarks.jax_contestants import build_train_step, examples
 from configs import mnist14
 from iddpm_jax import diffusion as dm
 from iddpm_jax import factory
@@ -30,15 +30,7 @@ def time_training(config, repeats: int) -> dict[str, float]:
     mesh = sharding.make_mesh()
     step, init, _ = build_train_step(config, factory.build_model(config), mesh)
     state = jax.block_until_ready(init(jax.random.key(0)))
-    size, batch_size = config.model.image_size, config.train.batch_size
-    random = np.random.default_rng(0)
-    batch = sharding.shard_batch(
-        mesh,
-        {
-            "image": random.uniform(-1, 1, (batch_size, size, size, 1)).astype(np.float32),
-            "label": random.integers(0, 10, batch_size).astype(np.int32),
-        },
-    )
+    batch = sharding.shard_batch(mesh, examples(config, config.train.batch_size))
     start = time.perf_counter()
     compiled = step.lower(state, batch).compile()
     compile_seconds = time.perf_counter() - start

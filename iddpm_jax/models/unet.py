@@ -162,8 +162,8 @@ class UNet(nn.Module):
 
     def _res_block(self, x, emb, channels, train, name):
         block = nn.remat(ResBlock, static_argnums=(3,)) if self.use_checkpoint else ResBlock
-        options = (channels, self.dropout, self.use_scale_shift_norm, self.dtype)
-        options += (self.winograd,)
+        conditioning = self.use_scale_shift_norm
+        options = (channels, self.dropout, conditioning, self.dtype, self.winograd)
         return block(*options, name=name)(x, emb, train)
 
     def _attend(self, x, heads, name):
