@@ -62,29 +62,41 @@ class Preview:
         """Returns `params -> uint8 [height, width, 3]`; it compiles when first called."""
         labels, columns, names = self.layout()
         count = self.num_samples if labels is None else len(labels)
-        divisible = count % self.mesh.devices.size == 0
-        sharding = NamedSharding(self.mesh, PartitionSpec("data") if divisible else PartitionSpec())
+        sharding = spread_if_even(self.mesh, count)
 
         @functools.partial(jax.jit, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
         def sample(params: Any, labels: np.ndarray | None) -> jax.Array:
             keys = dm.per_sample_keys(jax.random.key(self.seed), count)
             keys, labels = jax.lax.with_sharding_constraint((keys, labels), sharding)
 
-            def model_fn(x_t, timestep):
-                return self.model.apply({"params": params}, x_t, timestep, y=labels)
-
-            x_T = dm.initial_noise(keys, self.image_shape)  # noqa: N806
-            x_0 = dm.sample_loop(
-                self.d,
-                model_fn,
-                x_T,
-                keys,
-                dm.ddim_step,
-                clip_denoised=self.standardization.clip_denoised,
-            )
-            return self.standardization.to_uint8(x_0)
+            return ddim_samples(self, params, keys, self.image_shape, labels)
 
         def draw(params: Any) -> np.ndarray:
             return make_grid(jax.device_get(sample(params, labels)), columns, names)
 
         return draw
+
+
+def spread_if_even(mesh: Mesh, count: int) -> NamedSharding:
+    """Samples cut over the devices where these divide them, and all of them everywhere if not."""
+    divisible = count % mesh.devices.size == 0
+    return NamedSharding(mesh, PartitionSpec("data") if divisible else PartitionSpec())
+
+
+def ddim_samples(
+    preview,
+    params: Any,
+    keys: jax.Array,
+    image_shape: tuple[int, int, int],
+    labels: jax.Array | None,
+    low_res: jax.Array | None = None,
+) -> jax.Array:
+    """DDIM samples, uint8 `[N, H, W, C]`, of keys `[N]` with a preview's process and model."""
+
+    def model_fn(x_t, timestep):
+        return preview.model.apply({"params": params}, x_t, timestep, y=labels, low_res=low_res)
+
+    x_T = dm.initial_noise(keys, image_shape)  # noqa: N806
+    clip = preview.standardization.clip_denoised
+    x_0 = dm.sample_loop(preview.d, model_fn, x_T, keys, dm.ddim_step, clip_denoised=clip)
+    return preview.standardization.to_uint8(x_0)

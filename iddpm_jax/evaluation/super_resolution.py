@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from iddpm_jax import diffusion as dm
 from iddpm_jax.evaluation.grids import make_grid, to_uint8
+from iddpm_jax.evaluation.previews import ddim_samples, spread_if_even
 from iddpm_jax.evaluation.standardization import UNCHANGED, Standardization
 
 
@@ -78,8 +79,7 @@ class SuperResolutionPreview:
     def make(self):
         """Returns `params -> uint8 [height, width, 3]`; it compiles when first called."""
         count = len(self.originals)
-        divisible = count % self.mesh.devices.size == 0
-        rows = NamedSharding(self.mesh, PartitionSpec("data") if divisible else PartitionSpec())
+        rows = spread_if_even(self.mesh, count)
 
         @functools.partial(jax.jit, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
         def sample(params: Any, originals: np.ndarray, labels: np.ndarray | None):
@@ -90,21 +90,8 @@ class SuperResolutionPreview:
             images = originals.astype(jnp.float32) / 127.5 - 1
             low_res = self.low_res(images, keys)
 
-            def model_fn(x_t, timestep):
-                return self.model.apply(
-                    {"params": params}, x_t, timestep, y=labels, low_res=low_res
-                )
-
-            x_T = dm.initial_noise(keys, images.shape[1:])  # noqa: N806
-            results = dm.sample_loop(
-                self.d,
-                model_fn,
-                x_T,
-                keys,
-                dm.ddim_step,
-                clip_denoised=self.standardization.clip_denoised,
-            )
-            return to_uint8(low_res), self.standardization.to_uint8(results)
+            results = ddim_samples(self, params, keys, images.shape[1:], labels, low_res)
+            return to_uint8(low_res), results
 
         def draw(params: Any) -> np.ndarray:
             shown = jax.device_get(sample(params, self.originals, self.labels))
