@@ -9,6 +9,11 @@ import pathlib
 import sys
 from contextlib import ExitStack
 
+from iddpm_jax import huge_pages
+
+if __name__ == "__main__":
+    huge_pages.restart_with()  # Before the imports that take seconds.
+
 from absl import app, flags
 from ml_collections import config_flags
 

@@ -10,7 +10,7 @@ from absl import flags
 
 from benchmarks import flops
 from benchmarks.contest import Contestant, Result, compete
-from iddpm_jax import factory
+from iddpm_jax import factory, huge_pages
 from iddpm_jax.published import recipe_config
 
 _RECIPE = flags.DEFINE_string("recipe", "cifar10_cosine", "Network: a recipe in configs/.")
@@ -64,7 +64,9 @@ def _contestants(kind: str, batch: int, steps: int, options) -> Sequence[Contest
     shared |= {"steps": steps} if kind == "sampling" else {}
     # On a GPU two processes share its memory, of which JAX would take three quarters at once.
     frugal = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    ours = Contestant(_OURS, f"benchmarks.jax_contestants:{kind}", {**shared, **options}, frugal)
+    # main.py starts with these.
+    started = frugal | huge_pages.variables() if kind == "train_step" else frugal
+    ours = Contestant(_OURS, f"benchmarks.jax_contestants:{kind}", {**shared, **options}, started)
     peers = [
         Contestant(
             f"PyTorch {form}", f"benchmarks.torch_contestants:{kind}", {**shared, "form": form}
