@@ -36,6 +36,10 @@ _ARRAY_ITEMS = ("params", "ema", "opt", "timestep_sampler", "counters")
 _JSON_ITEMS = ("data", "meta")
 _LOSS_SCALE = "log2_loss_scale"  # Among the counters, where there is one.
 
+# Of an array that all devices hold each may write a share. Below so many bytes cutting the shares
+# takes longer than it saves: it is a program for every shape and device.
+_SMALLEST_SHARE = 2**20
+
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, damaged or of another format."""
@@ -56,7 +60,10 @@ class Checkpoints:
         )
         self.directory = (workdir / "checkpoints").absolute()
         self._manager = ocp.CheckpointManager(
-            self.directory, options=options, item_names=(*_ARRAY_ITEMS, *_JSON_ITEMS)
+            self.directory,
+            options=options,
+            item_names=(*_ARRAY_ITEMS, *_JSON_ITEMS),
+            item_handlers={name: _array_handler() for name in _ARRAY_ITEMS},
         )
 
     def steps(self) -> list[int]:
@@ -73,7 +80,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         trees = {name: tree for name, tree in split(state).items() if tree}
-        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        items = {name: ocp.args.PyTreeSave(tree) for name, tree in trees.items()}
         items |= json_items(step, trees, data_state, config)
         # Orbax writes in the background, and says here what became of the checkpoint before.
         self._write(lambda: self._manager.save(step, args=ocp.args.Composite(**items), force=True))
@@ -95,7 +102,7 @@ class Checkpoints:
             state, data_state = self.restore(step, _without_loss_scale(abstract_state))
             return _with_loss_scale(state, abstract_state), data_state
         abstract = {name: tree for name, tree in split(abstract_state).items() if tree}
-        items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
+        items = {name: _array_restore(tree) for name, tree in abstract.items()}
         items |= {name: ocp.args.JsonRestore() for name in _JSON_ITEMS}
         where = self.directory / str(step)
         restored = _attempt(
@@ -179,6 +186,22 @@ class Checkpoints:
         """Waits until everything is written; CheckpointError if it could not be."""
         self._write(self._manager.wait_until_finished)
         self._manager.close()
+
+
+def _array_handler() -> ocp.PyTreeCheckpointHandler:
+    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_SMALLEST_SHARE)
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (jax.Array, arrays),
+        (np.ndarray, ocp.type_handlers.NumpyHandler()),
+        (np.number, ocp.type_handlers.ScalarHandler()),
+    )
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+
+
+def _array_restore(abstract: Any, **options) -> ocp.args.PyTreeRestore:
+    """Arrays as `abstract` has them: onto its devices, and of its shapes or an error."""
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+    return ocp.args.PyTreeRestore(abstract, restore_args=restore_args, **options)
 
 
 def json_items(
@@ -296,13 +319,12 @@ def load_params(workdir: pathlib.Path, ema: str, abstract_params: Any) -> tuple[
 def _load_params(where: pathlib.Path, ema: str, abstract_params: Any) -> Any:
     name = "params" if ema == "none" else "ema"
     abstract = abstract_params if ema == "none" else {ema: abstract_params}
-    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
 
     def read() -> tuple[dict, Any]:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
             meta = checkpointer.restore(where / "meta")
         with ocp.PyTreeCheckpointer() as checkpointer:
-            args = ocp.args.PyTreeRestore(abstract, restore_args=restore_args, partial_restore=True)
+            args = _array_restore(abstract, partial_restore=True)
             return meta, checkpointer.restore(where / name, args)
 
     meta, tree = _attempt(read, f"the checkpoint {where} cannot be read")

@@ -1,5 +1,6 @@
 """What the compiled train step does, guarded without timing anything."""
 
+import contextlib
 import re
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from benchmarks import flops
 from benchmarks.memory import kept_activations
 from iddpm_jax import diffusion as dm
+from iddpm_jax.training.checkpoints import Checkpoints
 from tests import tiny
 
 DEVICES = 8
@@ -71,26 +73,32 @@ def test_step_keeps_activations_and_gradients_and_little_else():
     assert _compiled(1).memory_analysis().temp_size_in_bytes <= kept + gradients
 
 
-def test_steps_transfer_nothing_and_compile_once():
-    compilations = []
+@contextlib.contextmanager
+def _compilations():
+    """A list of the seconds of every compilation, as they happen."""
+    seen = []
 
     def listen(event: str, seconds: float, **_):
         if event == "/jax/core/compile/backend_compile_duration":
-            compilations.append(seconds)
+            seen.append(seconds)
 
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seen
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_steps_transfer_nothing_and_compile_once():
     step, state = tiny.train_step(1), tiny.init(1)(jax.random.key(0))
     batches = [tiny.batch(i, 1) for i in range(3)]
     state = step(state, batches[0])
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        with jax.transfer_guard("disallow"):
-            for batch in batches[1:]:
-                state = step(state, batch)
-            assert compilations == []
-            with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-                step(state, jax.device_get(batches[0]))
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
+    with _compilations() as compilations, jax.transfer_guard("disallow"):
+        for batch in batches[1:]:
+            state = step(state, batch)
+        assert compilations == []
+        with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+            step(state, jax.device_get(batches[0]))
 
 
 def test_sampling_needs_the_same_memory_for_any_number_of_steps():
@@ -116,3 +124,13 @@ def test_sampling_needs_the_same_memory_for_any_number_of_steps():
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
     assert temporary(10) == pytest.approx(temporary(1000), rel=0.05)
+
+
+def test_saving_on_eight_devices_compiles_nothing(tmp_path):
+    state = tiny.run_steps(1, devices=DEVICES)
+    jax.clear_caches()  # Of what another test has saved.
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    with _compilations() as compilations:
+        checkpoints.save(state, {}, {})
+        checkpoints.close()
+    assert compilations == []
