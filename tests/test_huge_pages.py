@@ -50,21 +50,40 @@ from iddpm_jax import huge_pages
 huge_pages._ENABLED = pathlib.Path(sys.argv[1])
 print(os.getpid(), flush=True)
 huge_pages.restart_with()
-print(os.environ["GLIBC_TUNABLES"], sys.argv[1:], __name__)
+print(os.environ.get("GLIBC_TUNABLES"), sys.argv[1:], __name__)
 """
+
+
+def _printed(*command) -> list[str]:
+    env = {**os.environ, "PYTHONPATH": os.getcwd()}
+    command = [sys.executable, *command]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    return result.stdout.splitlines()
 
 
 def test_a_program_starts_again_once_with_the_same_arguments(system, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     arguments = [str(system), "--flag=a b", ""]
-    process = subprocess.run(
-        [sys.executable, "-W", "ignore", program, *arguments],
-        env={**os.environ, "PYTHONPATH": os.getcwd()},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    first, second, last = process.stdout.splitlines()
+    first, second, last = _printed("-Wignore", program, *arguments)
     assert first == second  # The same process.
     assert last == f"{ASKED['GLIBC_TUNABLES']} {arguments} __main__"
+
+
+@pytest.mark.parametrize(
+    "run", [["-m", "pdb", "-c", "continue"], ["-c", "import runpy; runpy.run_path({0!r})"]]
+)
+def test_a_program_inside_another_one_goes_on_as_it_is(system, tmp_path, run):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    run = [word.format(str(program)) for word in run]
+    printed = _printed(*run, *([program] if "pdb" in run else []), system)
+    assert [line.split()[0] for line in printed if "always" not in line][1] == "None"
+
+
+def test_a_system_that_cannot_be_read_stops_no_program(system, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    pid, last = _printed(program, tmp_path)  # A folder, which is no file to read.
+    assert pid.isdecimal()
+    assert last.startswith("None")
