@@ -62,7 +62,12 @@ def sampling(recipe: str, batch: int, dtype: str, steps: int):
     """`steps` ancestral steps from noise, as one program."""
     config = recipe_config(recipe)
     config.model.dtype = dtype
-    d, model = factory.build_diffusion(config, f"exact{steps}"), factory.build_model(config)
+    return trajectory(config, batch, f"exact{steps}")
+
+
+def trajectory(config, batch: int, respacing: str):
+    """All ancestral steps of a respaced process, from noise and as one program."""
+    d, model = factory.build_diffusion(config, respacing), factory.build_model(config)
     # Any finite numbers do, and these need no compilation.
     params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01), models.abstract_params(model))
     made = examples(config, batch)
@@ -77,6 +82,7 @@ def sampling(recipe: str, batch: int, dtype: str, steps: int):
     arguments = (params, made.get("label"), made["image"], jax.random.key(0))
     compiled, facts = _compile(draw, *arguments)
     facts["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(params))
+    facts["timesteps"] = d.num_timesteps
     return facts, lambda: jax.block_until_ready(compiled(*arguments))
 
 

@@ -11,12 +11,10 @@ import statistics
 import time
 
 import jax
-import numpy as np
 from absl import app, flags
 
-from benchmarks.jax_contestants import build_train_step, examples
+from benchmarks.jax_contestants import build_train_step, examples, trajectory
 from configs import mnist14
-from iddpm_jax import diffusion as dm
 from iddpm_jax import factory
 from iddpm_jax.training import sharding
 
@@ -50,30 +48,15 @@ def time_training(config, repeats: int) -> dict[str, float]:
 
 def time_sampling(config, repeats: int) -> dict[str, float]:
     """Seconds to compile a trajectory of one sample, and the median of a step in ms."""
-    d, model = factory.build_diffusion(config, "linspace800"), factory.build_model(config)
-    params = model.init_params(jax.random.key(0))
-    shape = (1, config.model.image_size, config.model.image_size, 1)
-
-    @jax.jit
-    def draw(params, labels, x_T, key):  # noqa: N803
-        def model_fn(x_t, timestep):
-            return model.apply({"params": params}, x_t, timestep, y=labels)
-
-        return dm.sample_loop(d, model_fn, x_T, key)
-
-    key = jax.random.key(0)
-    arguments = (params, np.zeros(1, np.int32), jax.random.normal(key, shape), key)
-    start = time.perf_counter()
-    compiled = draw.lower(*arguments).compile()
-    compile_seconds = time.perf_counter() - start
+    facts, run = trajectory(config, 1, "linspace800")
     seconds = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
-        jax.block_until_ready(compiled(*arguments))
+        run()
         seconds.append(time.perf_counter() - start)
     return {
-        "sample_compile_seconds": compile_seconds,
-        "ms_per_sampling_step": 1000 * statistics.median(seconds[1:]) / d.num_timesteps,
+        "sample_compile_seconds": facts["compile_seconds"],
+        "ms_per_sampling_step": 1000 * statistics.median(seconds[1:]) / facts["timesteps"],
     }
 
 

@@ -1,10 +1,8 @@
-import os
-import subprocess
-import sys
-
 import pytest
 
 from iddpm_jax import huge_pages
+from tests.commands import run
+from tests.conftest import ROOT
 
 ASKED = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
@@ -54,16 +52,21 @@ print(os.environ.get("GLIBC_TUNABLES"), sys.argv[1:], __name__)
 """
 
 
+@pytest.fixture
+def program(system, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    return path
+
+
 def _printed(*command) -> list[str]:
-    env = {**os.environ, "PYTHONPATH": os.getcwd()}
-    command = [sys.executable, *command]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    result = run(list(command))
+    assert result.returncode == 0, result.stderr
     return result.stdout.splitlines()
 
 
-def test_a_program_starts_again_once_with_the_same_arguments(system, tmp_path):
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
+def test_a_program_starts_again_once_with_the_same_arguments(system, program):
     arguments = [str(system), "--flag=a b", ""]
     first, second, last = _printed("-Wignore", program, *arguments)
     assert first == second  # The same process.
@@ -71,19 +74,19 @@ def test_a_program_starts_again_once_with_the_same_arguments(system, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "run", [["-m", "pdb", "-c", "continue"], ["-c", "import runpy; runpy.run_path({0!r})"]]
+    "command",
+    [
+        ["-m", "pdb", "-c", "continue", "{program}"],
+        ["-c", "import runpy; runpy.run_path('{program}')"],
+    ],
+    ids=["pdb", "runpy"],
 )
-def test_a_program_inside_another_one_goes_on_as_it_is(system, tmp_path, run):
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    run = [word.format(str(program)) for word in run]
-    printed = _printed(*run, *([program] if "pdb" in run else []), system)
-    assert [line.split()[0] for line in printed if "always" not in line][1] == "None"
+def test_a_program_inside_another_one_goes_on_as_it_is(system, program, command):
+    printed = _printed(*(word.format(program=program) for word in command), system)
+    assert printed[1].split()[0] == "None"
 
 
-def test_a_system_that_cannot_be_read_stops_no_program(system, tmp_path):
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
+def test_a_system_that_cannot_be_read_stops_no_program(program, tmp_path):
     pid, last = _printed(program, tmp_path)  # A folder, which is no file to read.
     assert pid.isdecimal()
     assert last.startswith("None")
