@@ -17,9 +17,9 @@ if __name__ == "__main__":
 from absl import app, flags
 from ml_collections import config_flags
 
-from configs import default
 from iddpm_jax import compilation_cache, configuration, factory, launch, processes
 from iddpm_jax.command_line import configure_logging, parse_flags, reason
+from iddpm_jax.config import defaults
 from iddpm_jax.training import loop, workdir
 from iddpm_jax.training.checkpoints import CheckpointError
 from iddpm_jax.training.prefetch import DataError
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     directory = pathlib.Path(_WORKDIR.value).absolute()
     with ExitStack() as held:
         try:
-            configuration.check_config(config, default.get_config())
+            configuration.check_config(config, defaults.get_config())
             run = factory.build_training(config, workdir.known_labels(_WORKDIR.value))
             processes.on_first(lambda: _open_workdir(run, held))
         except (ValueError, processes.PeerError) as error:
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
 def _open_workdir(run: loop.Training, held: ExitStack) -> None:
     """Makes the work directory this run's, and no other process's as long as it is `held`."""
     directory = workdir.open_workdir(
-        _WORKDIR.value, run.config, factory.MAY_CHANGE, default.get_config().to_dict()
+        _WORKDIR.value, run.config, factory.MAY_CHANGE, defaults.get_config().to_dict()
     )
     held.enter_context(workdir.lock(directory))
     if run.class_names:

@@ -18,13 +18,13 @@ from absl import app, flags, logging
 
 import iddpm_jax
 from benchmarks.digits_judge import classifier, features, frechet_distance
-from configs import digits
 from iddpm_jax import compilation_cache, factory
 from iddpm_jax.data import digits_source
 from iddpm_jax.evaluation.bound import make_bound, summarise
 from iddpm_jax.evaluation.files import write_json
 from iddpm_jax.evaluation.image_batches import image_batches
 from iddpm_jax.evaluation.plots import save_curves_plot
+from iddpm_jax.recipes import digits
 from iddpm_jax.training import loop, sharding
 from iddpm_jax.training.workdir import LockedError, lock, open_workdir
 

@@ -21,11 +21,11 @@ import numpy as np
 from absl import app, flags, logging
 from PIL import Image
 
-from configs import cifar10_cosine, digits
 from iddpm_jax import factory
 from iddpm_jax.data import DataOptions, InMemorySource, load_source, make_batches, packing
 from iddpm_jax.data.images import decode_image
 from iddpm_jax.data.packed import PackedWriter
+from iddpm_jax.recipes import cifar10_cosine, digits
 from iddpm_jax.training import sharding
 from iddpm_jax.training.prefetch import DeviceBatches
 from iddpm_jax.training.step import make_init, make_train_step

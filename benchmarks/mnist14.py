@@ -14,8 +14,8 @@ import jax
 from absl import app, flags
 
 from benchmarks.jax_contestants import build_train_step, examples, trajectory
-from configs import mnist14
 from iddpm_jax import factory
+from iddpm_jax.recipes import mnist14
 from iddpm_jax.training import sharding
 
 _EPOCH_STEPS = 10

@@ -1,1 +1,1 @@
-"""Recipes: one file each, over the defaults in default.py."""
+"""Recipes: configurations that override the defaults, each with its command and what came of it."""

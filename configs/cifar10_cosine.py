@@ -8,11 +8,11 @@ cosine": 3.17 bits/dim, FID 3.19 after 500 K iterations at T = 4000). 52.5 M par
 Hardware: an accelerator. Measured: nothing yet, it needs more than was at hand.
 """
 
-from configs import default
+from iddpm_jax.config import defaults
 
 
 def get_config():
-    config = default.get_config()
+    config = defaults.get_config()
     config.model.image_size = 32
     config.model.num_channels = 128
     config.model.num_res_blocks = 3

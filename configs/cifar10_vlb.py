@@ -9,7 +9,7 @@ Hardware: an accelerator. Measured: nothing yet, it needs more than was at hand.
 published weights are imported with `python -m iddpm_jax.import_torch`.
 """
 
-from configs import cifar10_cosine
+from iddpm_jax.recipes import cifar10_cosine
 
 
 def get_config():

@@ -13,11 +13,11 @@ compilation (13 s) and five sample grids included; 21 steps/s, 680 images/s; los
 0.130, vb 0.005), the mean of the last 100 steps; peak memory 1.5 GB.
 """
 
-from configs import default
+from iddpm_jax.config import defaults
 
 
 def get_config():
-    config = default.get_config()
+    config = defaults.get_config()
     config.model.image_size = 8
     config.model.in_channels = 1
     config.model.num_channels = 32

@@ -16,7 +16,7 @@ steps/s, L1 loss 0.189, the mean of the last 100 steps; peak memory 1.4 GB. Digi
 the grids from step 2,000 on; one or two of a hundred are all white: predictions are not clipped.
 """
 
-from configs import digits
+from iddpm_jax.recipes import digits
 
 
 def get_config():

@@ -12,7 +12,7 @@ steps/s, MSE 0.131, the mean of the last 100 steps. Every digit can be told in t
 second command: of 100, the demo's classifier recognises all.
 """
 
-from configs import mnist14
+from iddpm_jax.recipes import mnist14
 
 
 def get_config():

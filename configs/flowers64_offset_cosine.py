@@ -11,11 +11,11 @@ two blocks each); the network is this project's.
 Hardware: a GPU. Measured: nothing yet.
 """
 
-from configs import default
+from iddpm_jax.config import defaults
 
 
 def get_config():
-    config = default.get_config()
+    config = defaults.get_config()
     config.model.image_size = 64
     config.model.num_channels = 32
     config.model.num_res_blocks = 2

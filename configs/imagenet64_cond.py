@@ -11,11 +11,11 @@ nothing yet; it needs more than was at hand. The published weights are imported 
 `python -m iddpm_jax.import_torch`.
 """
 
-from configs import default
+from iddpm_jax.config import defaults
 
 
 def get_config():
-    config = default.get_config()
+    config = defaults.get_config()
     config.model.image_size = 64
     config.model.num_channels = 192
     config.model.num_res_blocks = 3

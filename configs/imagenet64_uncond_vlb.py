@@ -9,7 +9,7 @@ Hardware: accelerators. Measured: nothing yet; it needs more than was at hand. T
 published weights are imported with `python -m iddpm_jax.import_torch`.
 """
 
-from configs import imagenet64_uncond
+from iddpm_jax.recipes import imagenet64_uncond
 
 
 def get_config():

@@ -14,11 +14,11 @@ photographs, two classes, on two cores that were busy otherwise too: 1.3 steps/s
 sky, leaves and petals.
 """
 
-from configs import default
+from iddpm_jax.config import defaults
 
 
 def get_config():
-    config = default.get_config()
+    config = defaults.get_config()
     config.model.image_size = 32
     config.model.num_channels = 32
     config.model.num_res_blocks = 2

@@ -10,7 +10,7 @@ Hardware: accelerators. Measured: nothing yet; it needs more than was at hand. T
 published weights are imported with `python -m iddpm_jax.import_torch`.
 """
 
-from configs import lsun_bedroom_bs128
+from iddpm_jax.recipes import lsun_bedroom_bs128
 
 
 def get_config():

@@ -18,11 +18,11 @@ numpy took 14 minutes and 25 ms.) Not trained on MNIST yet, for want of a networ
 `configs/digits_mnist14.py` is the same on data that needs no download.
 """
 
-from configs import default
+from iddpm_jax.config import defaults
 
 
 def get_config():
-    config = default.get_config()
+    config = defaults.get_config()
     config.model.image_size = 14
     config.model.in_channels = 1
     config.model.num_channels = 32

@@ -12,11 +12,11 @@ Hardware: accelerators. Measured: nothing yet. The published weights are importe
 `python -m iddpm_jax.import_torch`.
 """
 
-from configs import default
+from iddpm_jax.config import defaults
 
 
 def get_config():
-    config = default.get_config()
+    config = defaults.get_config()
     config.model.image_size = 256
     config.model.small_size = 64
     config.model.num_channels = 192

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from iddpm_jax.data import DataOptions, load_source
+from iddpm_jax.errors import UsageError
 
 _MAX_LABELS = 2**31
 
@@ -29,7 +30,7 @@ def read_npz(path: str, count: int, image_shape: tuple[int, int, int]) -> BaseSa
       image_shape: (h, w, C), what the model takes.
 
     Raises:
-      ValueError: the file cannot be read, holds something else, or fewer samples.
+      UsageError: the file cannot be read, holds something else, or fewer samples.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -38,22 +39,22 @@ def read_npz(path: str, count: int, image_shape: tuple[int, int, int]) -> BaseSa
         raise
     except Exception as error:  # Damaged archives raise errors of many kinds.
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path} cannot be read as an npz: {reason[:200]}") from error
+        raise UsageError(f"{path} cannot be read as an npz: {reason[:200]}") from error
 
 
 def _read(archive: zipfile.ZipFile, path: str, count: int, image_shape) -> BaseSamples:
     names = archive.namelist()
     if "arr_0.npy" not in names:
-        raise ValueError(f"{path} has no arr_0: it is no file of samples")
+        raise UsageError(f"{path} has no arr_0: it is no file of samples")
     with archive.open("arr_0.npy") as file:
         shape, dtype = _header(file, f"{path}: arr_0")
         if dtype != np.uint8 or shape[1:] != image_shape:
-            raise ValueError(
+            raise UsageError(
                 f"{path} has samples of {dtype}, (height, width, channels) {shape[1:]}, but the "
                 f"model takes uint8 of {image_shape}"
             )
         if not shape[0] or shape[0] < count:
-            raise ValueError(f"{path} has {shape[0]} samples, fewer than the {count} asked for")
+            raise UsageError(f"{path} has {shape[0]} samples, fewer than the {count} asked for")
         total, count = shape[0], count or shape[0]
         images = _array(file, (count, *image_shape), np.dtype(np.uint8), path)
     if "arr_1.npy" not in names:
@@ -61,10 +62,10 @@ def _read(archive: zipfile.ZipFile, path: str, count: int, image_shape) -> BaseS
     with archive.open("arr_1.npy") as file:
         shape, dtype = _header(file, f"{path}: arr_1")
         if shape != (total,) or dtype.kind not in "iu":
-            raise ValueError(f"{path} has labels of {dtype} {shape} for {total} samples")
+            raise UsageError(f"{path} has labels of {dtype} {shape} for {total} samples")
         labels = _array(file, (count,), dtype, path)
     if np.any(labels < 0) or np.any(labels >= _MAX_LABELS):
-        raise ValueError(f"{path} has labels that are negative or beyond all reason")
+        raise UsageError(f"{path} has labels that are negative or beyond all reason")
     return BaseSamples(images, labels.astype(np.int32))
 
 
@@ -78,9 +79,9 @@ def _header(file, what: str) -> tuple[tuple[int, ...], np.dtype]:
         }
         shape, fortran_order, dtype = read[version](file)
     except (ValueError, KeyError) as error:
-        raise ValueError(f"{what} cannot be read: {error}") from error
+        raise UsageError(f"{what} cannot be read: {error}") from error
     if fortran_order or dtype.hasobject or not shape:
-        raise ValueError(f"{what} is no plain array of {dtype} {shape}")
+        raise UsageError(f"{what} is no plain array of {dtype} {shape}")
     return shape, dtype
 
 
@@ -88,7 +89,7 @@ def _array(file, shape: tuple[int, ...], dtype: np.dtype, path: str) -> np.ndarr
     size = int(np.prod(shape)) * dtype.itemsize
     data = file.read(size)  # No more than the header says, whatever the archive unpacks to.
     if len(data) != size:
-        raise ValueError(f"{path} is cut off")
+        raise UsageError(f"{path} is cut off")
     return np.frombuffer(data, dtype).reshape(shape)
 
 
@@ -103,5 +104,5 @@ def read_folder(path: str, count: int, image_shape: tuple[int, int, int]) -> Bas
     )
     source = load_source(options)
     if len(source) < count:
-        raise ValueError(f"{path} has {len(source)} images, fewer than the {count} asked for")
+        raise UsageError(f"{path} has {len(source)} images, fewer than the {count} asked for")
     return BaseSamples(source.batch(np.arange(count or len(source)))["image"], None)

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import jax
 from absl import app, flags, logging
 
-from configs import default
 from iddpm_jax import configuration, factory, torch_run
+from iddpm_jax.config import defaults
 from iddpm_jax.training import workdir as wd
 from iddpm_jax.training.checkpoints import CheckpointError, Checkpoints
 
@@ -40,7 +40,7 @@ def findings(workdir: pathlib.Path) -> Iterator[tuple[str, str]]:
     """Yields what was looked at, and what is wrong with it or ""."""
     try:
         config = configuration.config_from_dict(wd.read_config(workdir))
-        configuration.check_config(config, default.get_config())
+        configuration.check_config(config, defaults.get_config())
         yield "config.json", ""
     except ValueError as error:
         yield "config.json", str(error)

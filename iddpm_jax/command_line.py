@@ -5,18 +5,19 @@ import sys
 
 from absl import flags, logging
 
-from configs import default
 from iddpm_jax import configuration
+from iddpm_jax.config import defaults
+from iddpm_jax.errors import UsageError
 
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; what is wrong with it or the recipe is said in one line."""
-    known = configuration.flat_config(default.get_config())
+    known = configuration.flat_config(defaults.get_config())
     given = [a.lstrip("-").split("=")[0] for a in argv if a.lstrip("-").startswith("config.")]
     unknown = [key for key in (k.removeprefix("config.") for k in given) if key not in known]
     try:
         if unknown:
-            raise ValueError(configuration.unknown_key_message(unknown[0], known))
+            raise UsageError(configuration.unknown_key_message(unknown[0], known))
         return flags.FLAGS(argv)
     # A recipe is a program and may fail in any way.
     except Exception as error:

@@ -6,7 +6,8 @@ from typing import Any
 
 import ml_collections
 
-from iddpm_jax.published import recipe_config
+from iddpm_jax.config import defaults
+from iddpm_jax.errors import UsageError
 from iddpm_jax.training.workdir import flatten
 
 _TUPLE_ITEMS = {
@@ -19,18 +20,18 @@ _TUPLE_ITEMS = {
 
 
 def check_config(config: ml_collections.ConfigDict, defaults: ml_collections.ConfigDict) -> None:
-    """Raises ValueError for a key that is unknown or missing, or a value of another type."""
+    """Raises UsageError for a key that is unknown or missing, or a value of another type."""
     values, known = flat_config(config), flat_config(defaults)
     for key in sorted(values.keys() - known.keys()):
-        raise ValueError(unknown_key_message(key, known))
+        raise UsageError(unknown_key_message(key, known))
     for key in sorted(known.keys() - values.keys()):
-        raise ValueError(f"the configuration lacks {key}; start from configs/default.py")
+        raise UsageError(f"the configuration lacks {key}; start from iddpm_jax/config/defaults.py")
     for key, value in values.items():
         default = known[key]
         if default is None or (isinstance(default, float) and type(value) is int):
             continue
         if type(value) is not type(default):
-            raise ValueError(
+            raise UsageError(
                 f"{key}={value!r} is of type {type(value).__name__}, "
                 f"expected {type(default).__name__} such as {default!r}"
             )
@@ -38,7 +39,7 @@ def check_config(config: ml_collections.ConfigDict, defaults: ml_collections.Con
     for key, item_type in _TUPLE_ITEMS.items():
         for item in values[key]:
             if type(item) is not item_type:
-                raise ValueError(
+                raise UsageError(
                     f"{key}={values[key]!r}: {item!r} is of type {type(item).__name__}, "
                     f"expected {item_type.__name__}"
                 )
@@ -47,7 +48,7 @@ def check_config(config: ml_collections.ConfigDict, defaults: ml_collections.Con
 def unknown_key_message(key: str, known: Iterable[str]) -> str:
     """What to say of a key that does not exist, with those that look like it."""
     close = difflib.get_close_matches(key, known, n=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else "see configs/default.py"
+    hint = f"did you mean {' or '.join(close)}?" if close else "see iddpm_jax/config/defaults.py"
     return f"unknown configuration key {key!r}: {hint}"
 
 
@@ -62,13 +63,13 @@ def config_from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     A key that it lacks is one that this program has learned since, and has its default.
 
     Raises:
-      ValueError: it has a key that this program does not know.
+      UsageError: it has a key that this program does not know.
     """
-    config = recipe_config("default")
+    config = defaults.get_config()
     known = flat_config(config)
     for key, value in flatten(values).items():
         if key not in known:
-            raise ValueError(f"config.json, of a newer version: {unknown_key_message(key, known)}")
+            raise UsageError(f"config.json, of a newer version: {unknown_key_message(key, known)}")
         known[key] = tuple(value) if isinstance(value, list) else value
     config.update_from_flattened_dict(known)
     return config

@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from iddpm_jax import compilation_cache, trained
 from iddpm_jax import diffusion as dm
+from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.bound import low_res_of
 from iddpm_jax.evaluation.generation import batch_size_for
 from iddpm_jax.evaluation.image_batches import ImageBatch, image_batches, spread_indices
@@ -116,7 +117,7 @@ def _mean(shards: Shards) -> dm.Costs:
         sums = {name: sums.get(name, 0.0) + value for name, value in part.items()}
     count = sums.pop("count")
     if not count:
-        raise ValueError("there was no image that can be used")
+        raise UsageError("there was no image that can be used")
     return dm.Costs(**{name: value / count for name, value in sums.items()})
 
 

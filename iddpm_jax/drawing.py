@@ -48,7 +48,7 @@ def draw(drawing: Drawing, peer_timeout: float) -> ShardedSamples:
     """Draws what is missing of `samples.npz`, `grid.png` and, if they are wanted, single files.
 
     Raises:
-      ValueError: the directory holds another run, or cannot be written.
+      UsageError: the directory holds another run, or cannot be written.
     """
     processes.on_first(lambda: claim(drawing.out, drawing.settings))
     samples = ShardedSamples(drawing.out)

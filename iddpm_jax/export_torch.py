@@ -12,8 +12,9 @@ import sys
 import jax
 from absl import app, flags, logging
 
-from configs import default
 from iddpm_jax import configuration, factory, torch_run
+from iddpm_jax.config import defaults
+from iddpm_jax.errors import UsageError
 from iddpm_jax.torch_files import require_torch
 from iddpm_jax.training.workdir import read_config
 
@@ -28,11 +29,11 @@ def main(argv: list[str]) -> None:
     try:
         require_torch()
         if not _OUT.value.strip():
-            raise ValueError("--out is empty: name a directory")
+            raise UsageError("--out is empty: name a directory")
         if not (workdir / "config.json").exists():
-            raise ValueError(f"{workdir} is not a work directory: it has no config.json")
+            raise UsageError(f"{workdir} is not a work directory: it has no config.json")
         config = configuration.config_from_dict(read_config(workdir))
-        configuration.check_config(config, default.get_config())
+        configuration.check_config(config, defaults.get_config())
         state = torch_run.restore(workdir, config, factory.build_model(config))
         for path in torch_run.write_run(state, config, pathlib.Path(_OUT.value)):
             print(path)

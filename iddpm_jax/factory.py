@@ -1,7 +1,7 @@
 """From a configuration to objects: the only reader of ConfigDict, with `process_factory`.
 
 Everything is checked here, on the host, before anything compiles; every complaint is a
-ValueError that names the key and its value.
+UsageError that names the key and its value.
 """
 
 import math
@@ -14,6 +14,7 @@ import numpy as np
 
 from iddpm_jax import models
 from iddpm_jax.data import DataOptions, Source, load_source, make_batches
+from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.previews import Preview
 from iddpm_jax.evaluation.standardization import UNCHANGED, Standardization, measure
 from iddpm_jax.evaluation.super_resolution import SuperResolutionPreview
@@ -95,17 +96,17 @@ def build_model(config: ml_collections.ConfigDict) -> models.UNet:
     """The network, checked against the image size."""
     c = config.model
     if c.image_size < 1:
-        raise ValueError(f"model.image_size={c.image_size} must be at least 1")
+        raise UsageError(f"model.image_size={c.image_size} must be at least 1")
     if not 1 <= c.in_channels <= 4:
-        raise ValueError(f"model.in_channels={c.in_channels} must be 1 to 4")
+        raise UsageError(f"model.in_channels={c.in_channels} must be 1 to 4")
     if c.num_classes < 0:
-        raise ValueError(f"model.num_classes={c.num_classes} must be 0 (unconditional) or more")
+        raise UsageError(f"model.num_classes={c.num_classes} must be 0 (unconditional) or more")
     if c.num_res_blocks < 1:
-        raise ValueError(f"model.num_res_blocks={c.num_res_blocks} must be at least 1")
+        raise UsageError(f"model.num_res_blocks={c.num_res_blocks} must be at least 1")
     if c.dtype not in _DTYPES:
-        raise ValueError(f"model.dtype={c.dtype!r}: choose one of {', '.join(_DTYPES)}")
+        raise UsageError(f"model.dtype={c.dtype!r}: choose one of {', '.join(_DTYPES)}")
     if not 0 <= c.small_size < c.image_size:
-        raise ValueError(
+        raise UsageError(
             f"model.small_size={c.small_size} must be 0, or at least 1 and below "
             f"model.image_size={c.image_size}"
         )
@@ -113,12 +114,12 @@ def build_model(config: ml_collections.ConfigDict) -> models.UNet:
     try:
         sizes = models.feature_sizes(c.image_size, len(mult), c.conv_resample)
     except ValueError as error:
-        raise ValueError(
+        raise UsageError(
             f"model.image_size={c.image_size} with channel_mult={mult}: {error}"
         ) from None
     for size in c.attention_resolutions:
         if size not in sizes:
-            raise ValueError(
+            raise UsageError(
                 f"model.attention_resolutions={tuple(c.attention_resolutions)}: the network "
                 f"never reaches {size}; its feature maps are {sizes} wide"
             )
@@ -151,9 +152,9 @@ def _embedded_classes(config: ml_collections.ConfigDict) -> int | None:
     """Rows of the class embedding: the classes and, with label dropout, the null class."""
     classes, dropout = config.model.num_classes, config.train.label_dropout
     if not 0 <= dropout < 1:
-        raise ValueError(f"train.label_dropout={dropout} must be in [0, 1)")
+        raise UsageError(f"train.label_dropout={dropout} must be in [0, 1)")
     if dropout and not classes:
-        raise ValueError(f"train.label_dropout={dropout} needs labels, but model.num_classes=0")
+        raise UsageError(f"train.label_dropout={dropout} needs labels, but model.num_classes=0")
     return (classes + bool(dropout)) or None
 
 
@@ -184,15 +185,15 @@ def build_source(
     )
     size, channels = config.model.image_size, config.model.in_channels
     if source.image_shape != (size, size, channels):
-        raise ValueError(
+        raise UsageError(
             f"data.name={config.data.name!r} has images of (height, width, channels) "
             f"{source.image_shape}, but model.image_size={size} and model.in_channels={channels}"
         )
     classes, limit = len(source.class_names), config.model.num_classes
     if limit and not classes:
-        raise ValueError(f"model.num_classes={limit}, but {config.data.name!r} has no labels")
+        raise UsageError(f"model.num_classes={limit}, but {config.data.name!r} has no labels")
     if limit and classes > limit:
-        raise ValueError(
+        raise UsageError(
             f"data.name={config.data.name!r} has labels 0 to {classes - 1}, "
             f"outside model.num_classes={limit}"
         )
@@ -203,9 +204,9 @@ def build_learning_rate(config: ml_collections.ConfigDict):
     """The learning rate as a function of the step."""
     c = config.train
     if not 0 < c.lr < _LARGEST:
-        raise ValueError(f"train.lr={c.lr} must be positive and below {_LARGEST}")
+        raise UsageError(f"train.lr={c.lr} must be positive and below {_LARGEST}")
     if c.lr_anneal_steps < 0 or 0 < c.lr_anneal_steps < (c.num_steps or 0):
-        raise ValueError(
+        raise UsageError(
             f"train.lr_anneal_steps={c.lr_anneal_steps} must be 0, or at least "
             f"train.num_steps={c.num_steps}: the learning rate would be 0 before the end"
         )
@@ -217,7 +218,7 @@ def build_optimizer(config: ml_collections.ConfigDict):
     c = config.train
     for key in ("weight_decay", "grad_clip"):
         if not 0 <= c[key] < _LARGEST:
-            raise ValueError(f"train.{key}={c[key]} must be from 0 to {_LARGEST}")
+            raise UsageError(f"train.{key}={c[key]} must be from 0 to {_LARGEST}")
     return make_optimizer(
         build_learning_rate(config),
         weight_decay=c.weight_decay,
@@ -230,20 +231,20 @@ def build_low_res(config: ml_collections.ConfigDict) -> models.LowRes | None:
     """What makes a super-resolution model's input from images; None for other models."""
     size, noise = config.model.small_size, config.train.low_res_noise
     if not 0 <= noise <= 1:
-        raise ValueError(f"train.low_res_noise={noise} must be in [0, 1]")
+        raise UsageError(f"train.low_res_noise={noise} must be in [0, 1]")
     if noise and not size:
-        raise ValueError(
+        raise UsageError(
             f"train.low_res_noise={noise} is for super-resolution, but model.small_size=0"
         )
     return models.LowRes(size, noise) if size else None
 
 
 def build_standardization(config: ml_collections.ConfigDict) -> Standardization:
-    """What the process sees of images; ValueError if mean and deviation do not fit them."""
+    """What the process sees of images; UsageError if mean and deviation do not fit them."""
     c = config.data
     if not c.standardize:
         if c.mean or c.std:
-            raise ValueError("data.mean and data.std have no effect without data.standardize=True")
+            raise UsageError("data.mean and data.std have no effect without data.standardize=True")
         return UNCHANGED
     channels = config.model.in_channels
     if (
@@ -251,7 +252,7 @@ def build_standardization(config: ml_collections.ConfigDict) -> Standardization:
         or len(c.std) != channels
         or not (all(map(math.isfinite, (*c.mean, *c.std))) and all(s > 0 for s in c.std))
     ):
-        raise ValueError(
+        raise UsageError(
             f"data.mean={tuple(c.mean)} and data.std={tuple(c.std)} must have a number for each of "
             f"{channels} channels, deviations above 0; leave both empty to measure them"
         )
@@ -280,7 +281,7 @@ def build_preview(
     """What draws the sample grids during training."""
     count, low_res = config.train.num_samples, build_low_res(config)
     if count < 1:
-        raise ValueError(f"train.num_samples={count} must be at least 1")
+        raise UsageError(f"train.num_samples={count} must be at least 1")
     d = build_diffusion(config, config.train.sample_respacing)
     standardization = build_standardization(config)
     if low_res is not None:
@@ -368,20 +369,20 @@ _LOOP_KEYS = (
 def _check_train(config: ml_collections.ConfigDict) -> None:
     c = config.train
     if c.num_steps is None:
-        raise ValueError("train.num_steps is not set: say how long to train")
+        raise UsageError("train.num_steps is not set: say how long to train")
     for key in ("num_steps", "log_every", "checkpoint_every", "keep_checkpoints"):
         if c[key] < 1:
-            raise ValueError(f"train.{key}={c[key]} must be at least 1")
+            raise UsageError(f"train.{key}={c[key]} must be at least 1")
     if c.max_nonfinite_steps < 1:
-        raise ValueError(f"train.max_nonfinite_steps={c.max_nonfinite_steps} must be at least 1")
+        raise UsageError(f"train.max_nonfinite_steps={c.max_nonfinite_steps} must be at least 1")
     if c.sample_every < 0 or config.data.num_workers < 0:
-        raise ValueError(
+        raise UsageError(
             f"train.sample_every={c.sample_every} and data.num_workers="
             f"{config.data.num_workers} must not be negative"
         )
     if not 0 <= c.seed < 2**31:
-        raise ValueError(f"train.seed={c.seed} must be in [0, 2**31)")
+        raise UsageError(f"train.seed={c.seed} must be in [0, 2**31)")
     if c.data_parallel not in ("jit", "pmap"):
-        raise ValueError(f"train.data_parallel={c.data_parallel!r}: choose jit or pmap")
+        raise UsageError(f"train.data_parallel={c.data_parallel!r}: choose jit or pmap")
     if c.data_parallel == "pmap" and c.shard_optimizer:
-        raise ValueError("train.shard_optimizer=True needs train.data_parallel='jit', not 'pmap'")
+        raise UsageError("train.shard_optimizer=True needs train.data_parallel='jit', not 'pmap'")

@@ -19,9 +19,10 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from configs import default
 from iddpm_jax import configuration, factory, models, torch_run
 from iddpm_jax.command_line import configure_logging, parse_flags, reason
+from iddpm_jax.config import defaults
+from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.files import write_json
 from iddpm_jax.published import PUBLISHED
 from iddpm_jax.torch_config import config_for
@@ -45,7 +46,7 @@ _STEP = flags.DEFINE_integer(
 )
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
-    str(pathlib.Path(default.__file__)),
+    str(pathlib.Path(defaults.__file__)),
     "Recipe that the checkpoint was trained with; single keys as --config.model.num_heads=4.",
 )
 
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> None:
 def _import() -> None:
     for name in ("checkpoint", "optimizer", "workdir"):
         if flags.FLAGS[name].value is not None and not flags.FLAGS[name].value.strip():
-            raise ValueError(f"--{name} is empty")
+            raise UsageError(f"--{name} is empty")
     checkpoint = pathlib.Path(_CHECKPOINT.value)
     ema = _ema_files()
     optimizer = pathlib.Path(_OPTIMIZER.value) if _OPTIMIZER.value else None
@@ -106,7 +107,7 @@ def _adopt_rates(config, checkpoint: pathlib.Path, rates: list[str], chosen: boo
     if chosen:
         unknown = [rate for rate in rates if rate not in has]
         if unknown:
-            raise ValueError(
+            raise UsageError(
                 f"--ema: there is a file of rate {unknown[0]}, but train.ema_rate="
                 f"{config.train.ema_rate}; --config.train.ema_rate says which averages to keep"
             )
@@ -122,7 +123,7 @@ def _adopt(key: str, value: float, config, optimizer: pathlib.Path) -> None:
     if has == value:
         return
     if f"train.{key}" in config_flags.get_override_values(flags.FLAGS["config"]):
-        raise ValueError(f"--config.train.{key}={has}, but {optimizer} has {value}")
+        raise UsageError(f"--config.train.{key}={has}, but {optimizer} has {value}")
     print(f"train.{key}={value} is that of {optimizer.name}; the configuration had {has}")
     config.train[key] = value
 
@@ -133,9 +134,9 @@ def _ema_files() -> dict[str, pathlib.Path]:
         for name in [value] if pathlib.Path(value).exists() else value.split(","):
             rate = torch_run.parse_name(pathlib.Path(name)).ema_rate
             if rate is None:
-                raise ValueError(f"--ema={name}: the name should be as in ema_0.9999_500000.pt")
+                raise UsageError(f"--ema={name}: the name should be as in ema_0.9999_500000.pt")
             if rate in files:
-                raise ValueError(f"--ema: {files[rate]} and {name} are of the same rate {rate}")
+                raise UsageError(f"--ema: {files[rate]} and {name} are of the same rate {rate}")
             files[rate] = pathlib.Path(name)
     return files
 
@@ -143,9 +144,9 @@ def _ema_files() -> dict[str, pathlib.Path]:
 def _new_workdir() -> pathlib.Path:
     workdir = pathlib.Path(_WORKDIR.value).resolve()
     if workdir.is_mount():
-        raise ValueError(f"--workdir={workdir} is a mount point; name a directory below it")
+        raise UsageError(f"--workdir={workdir} is a mount point; name a directory below it")
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise ValueError(f"--workdir={workdir} is there already and not empty; name a new one")
+        raise UsageError(f"--workdir={workdir} is there already and not empty; name a new one")
     return workdir
 
 
@@ -153,25 +154,25 @@ def _config(checkpoint: pathlib.Path, state_dict, own_run: bool):
     flag = flags.FLAGS["config"]
     given = None if flag.using_default_value else _CONFIG.value
     if given is not None and _PRESET.value:
-        raise ValueError("--preset and --config are two answers to one question; give one")
+        raise UsageError("--preset and --config are two answers to one question; give one")
     own_run = own_run or torch_run.parse_name(checkpoint).step is not None
     arch = models.infer_architecture({name: a.shape for name, a in state_dict.items()})
     overrides = config_flags.get_override_values(flag)
     found = config_for(arch, checkpoint, given, overrides, _PRESET.value or "", own_run)
-    configuration.check_config(found.config, default.get_config())
+    configuration.check_config(found.config, defaults.get_config())
     return found
 
 
 def _step(files: list[pathlib.Path], published: str) -> int:
     named = torch_run.common_step(files)
     if named is not None and _STEP.value not in (None, named):
-        raise ValueError(f"--step={_STEP.value}, but the files are of step {named}")
+        raise UsageError(f"--step={_STEP.value}, but the files are of step {named}")
     if named is None:
         named = _STEP.value
     if named is None:
         named = PUBLISHED[published].steps if published else 0
     if named >= 2**31:
-        raise ValueError(f"step {named} is more than {2**31 - 1}")
+        raise UsageError(f"step {named} is more than {2**31 - 1}")
     return named
 
 

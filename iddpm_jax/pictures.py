@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation import trajectories
 from iddpm_jax.evaluation.generation import Generator
 from iddpm_jax.evaluation.grids import class_grid, make_grid, read_image, save_gif, save_png
@@ -103,11 +104,11 @@ def write_interpolation(options: Options, seeds: tuple[int, int]) -> pathlib.Pat
 
 
 def read_images(options: Options, paths: Sequence[str]) -> np.ndarray:
-    """The images to invert, uint8 `[B, H, W, C]`; ValueError as from `read_image`."""
+    """The images to invert, uint8 `[B, H, W, C]`; UsageError as from `read_image`."""
     if jax.process_count() > 1:
-        raise ValueError("--invert is for one process, not for several")
+        raise UsageError("--invert is for one process, not for several")
     if options.model.num_classes and options.labels is None:
-        raise ValueError("--invert needs the images' --labels: the model is class-conditional")
+        raise UsageError("--invert needs the images' --labels: the model is class-conditional")
     return np.stack([read_image(path, options.model.image_shape) for path in paths])
 
 

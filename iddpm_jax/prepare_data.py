@@ -23,6 +23,7 @@ from iddpm_jax.data import packing
 from iddpm_jax.data.options import LABEL_RULES
 from iddpm_jax.data.packed import PackedWriter
 from iddpm_jax.data.tfds_source import FILE_FORMAT, check_network, load_builder
+from iddpm_jax.errors import UsageError
 from iddpm_jax.progress_bar import progress_bar
 
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Data directory of TFDS; default: TFDS's own.")
@@ -52,14 +53,14 @@ def main(argv: list[str]) -> None:
 
 def _pack(kind: str) -> None:
     if not _SOURCE.value or not _OUT.value:
-        raise ValueError(f"{kind} needs --source, what to pack, and --out, where to")
+        raise UsageError(f"{kind} needs --source, what to pack, and --out, where to")
     source, size, channels = pathlib.Path(_SOURCE.value), _SIZE.value, _CHANNELS.value
     if not source.exists():
-        raise ValueError(f"--source={source} does not exist")
+        raise UsageError(f"--source={source} does not exist")
     if not re.fullmatch(r"\w+", _SPLIT.value):
-        raise ValueError(f"--split={_SPLIT.value!r} must be of letters, digits and underscores")
+        raise UsageError(f"--split={_SPLIT.value!r} must be of letters, digits and underscores")
     if kind == "imagenet_npz" and channels != 3:
-        raise ValueError(f"--channels={channels}: down-sampled ImageNet is RGB, 3 channels")
+        raise UsageError(f"--channels={channels}: down-sampled ImageNet is RGB, 3 channels")
     if kind == "folder":
         origin = packing.folder_origin(source, size, channels, _LABELS.value, _EXIF.value)
     elif kind == "imagenet_npz":
@@ -87,7 +88,7 @@ def _prepare_tfds(name: str) -> None:
     try:
         import tensorflow  # noqa: F401
     except ImportError as error:
-        raise ValueError(
+        raise UsageError(
             "preparing a TFDS dataset needs TensorFlow (reading it does not): "
             "pip install -r requirements-tfds.txt"
         ) from error
@@ -95,7 +96,7 @@ def _prepare_tfds(name: str) -> None:
     try:
         builder.download_and_prepare(file_format=FILE_FORMAT)
     except Exception as error:  # TFDS raises many kinds.
-        raise ValueError(
+        raise UsageError(
             f"{name} could not be prepared: {type(error).__name__}: {error}"
         ) from error
     print(f"{name} is prepared: {builder.data_path}")

@@ -4,6 +4,7 @@ import ml_collections
 import numpy as np
 
 from iddpm_jax import diffusion as dm
+from iddpm_jax.errors import UsageError
 
 
 def build_betas(config: ml_collections.ConfigDict) -> np.ndarray:
@@ -12,10 +13,10 @@ def build_betas(config: ml_collections.ConfigDict) -> np.ndarray:
 
 
 def is_continuous(config: ml_collections.ConfigDict) -> bool:
-    """Whether the process is one in continuous time; ValueError if it is of no known kind."""
+    """Whether the process is one in continuous time; UsageError if it is of no known kind."""
     process = config.diffusion.process
     if process not in ("discrete", "continuous"):
-        raise ValueError(f"diffusion.process={process!r}: choose discrete or continuous")
+        raise UsageError(f"diffusion.process={process!r}: choose discrete or continuous")
     return process == "continuous"
 
 
@@ -30,7 +31,7 @@ def _continuous(config: ml_collections.ConfigDict) -> dm.ContinuousDiffusion:
     c = config.diffusion
     wrong = [key for key in ("learn_sigma", "use_kl", "predict_xstart") if c[key]]
     if wrong:
-        raise ValueError(
+        raise UsageError(
             f"diffusion.{wrong[0]}=True is for a discrete process; a continuous one predicts ε"
         )
     return dm.make_continuous(c.noise_schedule, c.loss)
@@ -46,13 +47,13 @@ def build_diffusion(
     c = config.diffusion
     if is_continuous(config):
         if respacing and not (isinstance(respacing, str) and respacing.isdecimal()):
-            raise ValueError(
+            raise UsageError(
                 f"respacing {respacing!r}: of a process in continuous time give the number of "
                 "steps, as in 20"
             )
         return dm.discretise(_continuous(config), int(respacing or c.steps))
     if c.loss != "l2":
-        raise ValueError(f"diffusion.loss={c.loss!r} is for diffusion.process='continuous'")
+        raise UsageError(f"diffusion.loss={c.loss!r} is for diffusion.process='continuous'")
     if c.use_kl:
         loss_type = dm.LossType.RESCALED_KL
     else:
@@ -62,7 +63,7 @@ def build_diffusion(
     else:
         var_type = dm.VarType.FIXED_SMALL if c.sigma_small else dm.VarType.FIXED_LARGE
     if c.learn_sigma and c.sigma_small:
-        raise ValueError("diffusion.sigma_small=True has no effect with learn_sigma=True")
+        raise UsageError("diffusion.sigma_small=True has no effect with learn_sigma=True")
     betas = build_betas(config)
     if isinstance(respacing, str):
         keep = _kept_timesteps(betas, respacing) if respacing else None
@@ -90,7 +91,7 @@ def build_timestep_sampler(config: ml_collections.ConfigDict) -> dm.TimestepSamp
     """How training draws its timesteps."""
     if is_continuous(config):
         if config.train.schedule_sampler != "uniform":
-            raise ValueError(
+            raise UsageError(
                 f"train.schedule_sampler={config.train.schedule_sampler!r}: in continuous time "
                 "only 'uniform'"
             )

@@ -29,13 +29,8 @@ PUBLISHED = {
 
 
 def recipe_config(recipe: str):
-    """The configuration `configs/<recipe>.py`."""
-    try:
-        return importlib.import_module(f"configs.{recipe}").get_config()
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"configs/{recipe}.py is not there; run this from the root of the repository"
-        ) from error
+    """The configuration of the recipe `configs/<recipe>.py`."""
+    return importlib.import_module(f"iddpm_jax.recipes.{recipe}").get_config()
 
 
 def named_in(path: pathlib.Path, among: list[str]) -> str | None:

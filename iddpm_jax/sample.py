@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from iddpm_jax import compilation_cache, launch, pictures, processes, trained
 from iddpm_jax import sampling_flags as common
 from iddpm_jax.drawing import Drawing, draw
+from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.generation import batch_size_for
 from iddpm_jax.evaluation.shards import claim
 
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> None:
             processes.finish()
             return
         if _STEPS.value > generator.d.num_timesteps:
-            raise ValueError(
+            raise UsageError(
                 f"--show_steps={_STEPS.value} is more than {generator.d.num_timesteps} steps"
             )
         drawing = Drawing(model, generator, settings, out, label_of)
@@ -89,7 +90,7 @@ def _sampler(model: trained.TrainedModel) -> str:
     sampler = common.SAMPLER.value or ("ddim" if alone else model.default_sampler)
     eta = common.ETA.value
     if _INVERT.value and (sampler != "ddim" or eta):
-        raise ValueError(f"--invert goes by ddim with eta=0, not by {sampler} with {eta}")
+        raise UsageError(f"--invert goes by ddim with eta=0, not by {sampler} with {eta}")
     return sampler
 
 
@@ -100,13 +101,13 @@ def _default_out(settings: dict) -> pathlib.Path:
 
 def _pictures_alone(options: pictures.Options, settings: dict) -> None:
     if _INVERT.value and _INTERPOLATE.value:
-        raise ValueError("--invert and --interpolate are two things; give one of them")
+        raise UsageError("--invert and --interpolate are two things; give one of them")
     if _INTERPOLATE.value:
         try:
             first, second = map(int, _INTERPOLATE.value)
         except ValueError:
             given = ",".join(_INTERPOLATE.value)
-            raise ValueError(f"--interpolate={given}: give two seeds, as in 0,1") from None
+            raise UsageError(f"--interpolate={given}: give two seeds, as in 0,1") from None
         wanted = {**settings, "interpolate": [first, second]}
         processes.on_first(lambda: claim(options.out, wanted))
         processes.tell(f"interpolation: {pictures.write_interpolation(options, (first, second))}")

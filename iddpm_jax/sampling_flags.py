@@ -5,6 +5,7 @@ from typing import Any
 
 from absl import flags
 
+from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.generation import SAMPLERS
 from iddpm_jax.trained import TrainedModel
 
@@ -44,7 +45,7 @@ def settings(
     try:
         labels = None if LABELS.value is None else [int(label) for label in LABELS.value]
     except ValueError:
-        raise ValueError(f"--labels={','.join(LABELS.value)}: give numbers, as in 0,1,2") from None
+        raise UsageError(f"--labels={','.join(LABELS.value)}: give numbers, as in 0,1,2") from None
     return {
         "workdir": str(pathlib.Path(WORKDIR.value).absolute()),
         "step": model.step,

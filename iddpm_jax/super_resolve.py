@@ -20,6 +20,7 @@ from iddpm_jax import compilation_cache, launch, processes, trained
 from iddpm_jax import sampling_flags as common
 from iddpm_jax.base_samples import BaseSamples, read_folder, read_npz
 from iddpm_jax.drawing import Drawing, draw
+from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.generation import SAMPLERS, batch_size_for
 from iddpm_jax.evaluation.shards import claim
 from iddpm_jax.evaluation.super_resolution import comparison_grid
@@ -65,13 +66,13 @@ def _super_resolve() -> None:
     origins = {"base_samples": _SAMPLES, "images": _IMAGES, "base_workdir": _BASE}
     given = [name for name, flag in origins.items() if flag.value]
     if len(given) != 1:
-        raise ValueError(
+        raise UsageError(
             f"give one of --{', --'.join(origins)}, not {' and '.join(given) or 'none'}"
         )
     workdir = pathlib.Path(common.WORKDIR.value).absolute()
     model = trained.load(common.WORKDIR.value, common.EMA.value)
     if model.low_res is None:
-        raise ValueError(f"{workdir} holds no super-resolution model; use iddpm_jax.sample")
+        raise UsageError(f"{workdir} holds no super-resolution model; use iddpm_jax.sample")
     if _NOISE.value is not None:
         changed = model.low_res._replace(noise=_NOISE.value)
         model = dataclasses.replace(model, low_res=changed)
@@ -128,7 +129,7 @@ def _read(model: trained.TrainedModel) -> BaseSamples:
     read = read_npz if _SAMPLES.value else read_folder
     base = read(_SAMPLES.value or _IMAGES.value, _NUM.value, _small_shape(model))
     if model.num_classes and base.labels is None and common.LABELS.value is None:
-        raise ValueError(
+        raise UsageError(
             f"the model is class-conditional and {_SAMPLES.value or _IMAGES.value} has no labels: "
             "give --labels, which are taken in turn"
         )
@@ -146,12 +147,12 @@ def _cascade(model: trained.TrainedModel, out: pathlib.Path, wanted: dict) -> Dr
     base = trained.load(_BASE.value, _BASE_EMA.value)
     base.refuse_super_resolution("the base of a cascade")
     if base.image_shape != _small_shape(model):
-        raise ValueError(
+        raise UsageError(
             f"--base_workdir={_BASE.value} draws images of (height, width, channels) "
             f"{base.image_shape}, but the model takes {_small_shape(model)}"
         )
     if model.num_classes and base.num_classes != model.num_classes and wanted["labels"] is None:
-        raise ValueError(
+        raise UsageError(
             f"the base model has {base.num_classes} classes and the super-resolution model "
             f"{model.num_classes}: give --labels"
         )

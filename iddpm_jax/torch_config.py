@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from iddpm_jax import configuration, factory
+from iddpm_jax.config import defaults
+from iddpm_jax.errors import UsageError
 from iddpm_jax.models import Architecture, feature_sizes
 from iddpm_jax.published import PUBLISHED, named_in, recipe_config
 
@@ -55,13 +57,13 @@ def config_for(
         say, and so no published checkpoint.
 
     Raises:
-      ValueError: the configuration contradicts the shapes, several published checkpoints have
+      UsageError: the configuration contradicts the shapes, several published checkpoints have
         this architecture, or something that no shape tells is not given.
     """
     if arch.dims != 2:
-        raise ValueError(f"{path} is a network of {arch.dims}-D signals; images have 2 axes")
+        raise UsageError(f"{path} is a network of {arch.dims}-D signals; images have 2 axes")
     if not arch.readings():
-        raise ValueError(
+        raise UsageError(
             f"{path} is a network from {arch.input_channels} to {arch.output_channels} channels, "
             "which no image of 1 to 4 channels gives"
         )
@@ -75,7 +77,7 @@ def config_for(
         # With another network or process it is some other training of that architecture.
         same = all(recipe[key] == value for key, value in overrides.items() if key.startswith(_IS))
         return Recognised(_checked(config, arch, path), preset if same else "")
-    config = recipe_config("default")
+    config = defaults.get_config()
     _check_nothing_missing(arch, path, overrides)
     config.update_from_flattened_dict(_told(arch, overrides))
     config.update_from_flattened_dict(dict(overrides))
@@ -95,7 +97,7 @@ def _recognise(arch: Architecture, path: pathlib.Path, overrides: Flat) -> str:
     if named_in(path, list(PUBLISHED)) or all(key in overrides for key in _UNTOLD):
         return ""  # Named as another one, or somebody's own training of the same network.
     if len(candidates) > 1:
-        raise ValueError(
+        raise UsageError(
             f"{path} has the architecture of several published checkpoints: "
             f"{', '.join(candidates)}; say which with --preset=NAME, or give the --config that "
             "it was trained with"
@@ -164,7 +166,7 @@ def _sizes(arch: Architecture, image_size: int) -> tuple[int, ...]:
 def _checked(config: Any, arch: Architecture, path: pathlib.Path) -> Any:
     lines = contradictions(arch, configuration.flat_config(config))
     if lines:
-        raise ValueError(f"the configuration contradicts {path}:\n  " + "\n  ".join(lines))
+        raise UsageError(f"the configuration contradicts {path}:\n  " + "\n  ".join(lines))
     return config
 
 
@@ -207,7 +209,7 @@ def _check_nothing_missing(arch: Architecture, path: pathlib.Path, overrides: Fl
     wanted.append("diffusion.rescale_learned_sigmas" if learned else "diffusion.sigma_small")
     missing = [key for key in wanted if key not in overrides]
     if missing:
-        raise ValueError(
+        raise UsageError(
             f"{path} is none of the published checkpoints, and shapes do not tell everything. "
             "Give the --config that it was trained with, or these: "
             + " ".join(f"--config.{key}=…" for key in missing)

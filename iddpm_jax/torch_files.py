@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from iddpm_jax.errors import UsageError
+
 # An archive's pickle only describes the tensors; those of the largest networks take 1 MB.
 _LARGEST_PICKLE = 64 * 2**20
 
@@ -32,12 +34,12 @@ def require_torch():
     """The module torch.
 
     Raises:
-      ValueError: it is not installed.
+      UsageError: it is not installed.
     """
     try:
         import torch
     except ImportError as error:
-        raise ValueError(
+        raise UsageError(
             "this command needs PyTorch, which is not installed: "
             "pip install -r requirements-torch.txt"
         ) from error
@@ -50,23 +52,23 @@ def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
     Where the format allows, they are views of the file, which is read when they are.
 
     Raises:
-      ValueError: the file is missing, damaged, would run code, or holds something else.
+      UsageError: the file is missing, damaged, would run code, or holds something else.
     """
     value = _load(path)
     if isinstance(value, Mapping) and {"state", "param_groups"} <= set(value):
-        raise ValueError(f"{path} is the state of an optimiser; give it as --optimizer")
+        raise UsageError(f"{path} is the state of an optimiser; give it as --optimizer")
     if not isinstance(value, Mapping) or not value:
-        raise ValueError(f"{path} holds no state dict, but {_describe(value)}")
+        raise UsageError(f"{path} holds no state dict, but {_describe(value)}")
     for name, item in value.items():
         if isinstance(item, Mapping):
-            raise ValueError(
+            raise UsageError(
                 f"{path} holds no plain state dict, but {_describe(value)}; save the state dict "
                 "alone"
             )
         if not isinstance(name, str):
-            raise ValueError(f"{path} holds no plain state dict: it has the name {_shown(name)}")
+            raise UsageError(f"{path} holds no plain state dict: it has the name {_shown(name)}")
         if name.startswith("module."):
-            raise ValueError(f"{path}: {_shown(name)} is of a wrapped model; strip 'module.'")
+            raise UsageError(f"{path}: {_shown(name)} is of a wrapped model; strip 'module.'")
     arrays = _to_numpy(path, value)
     _check_finite(path, arrays)
     return arrays
@@ -78,27 +80,27 @@ def read_optimizer(path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]) ->
     A run in half precision keeps all parameters in one vector; it is cut into its pieces.
 
     Raises:
-      ValueError: the file is missing, damaged, would run code, is of another optimiser, or
+      UsageError: the file is missing, damaged, would run code, is of another optimiser, or
         does not fit the parameters.
     """
     value = _load(path)
     try:
         return _moments(path, value, shapes)
     except (TypeError, KeyError, OverflowError, RuntimeError) as error:
-        raise ValueError(
+        raise UsageError(
             f"{path} is not the state of an AdamW ({type(error).__name__}: {_shown(error)})"
         ) from error
 
 
 def _moments(path: pathlib.Path, value: Any, shapes: Mapping[str, tuple[int, ...]]) -> Moments:
     if not isinstance(value, Mapping) or not {"state", "param_groups"} <= set(value):
-        raise ValueError(f"{path} is not the state of an optimiser, but {_describe(value)}")
+        raise UsageError(f"{path} is not the state of an optimiser, but {_describe(value)}")
     group = _adamw_group(path, value["param_groups"])
     states = value["state"]
     if not isinstance(states, Mapping) or not all(isinstance(s, Mapping) for s in states.values()):
-        raise ValueError(f"{path} is not the state of an AdamW: 'state' is {_describe(states)}")
+        raise UsageError(f"{path} is not the state of an AdamW: 'state' is {_describe(states)}")
     if not states:
-        raise ValueError(f"{path} is of an optimiser that has not taken a step yet")
+        raise UsageError(f"{path} is of an optimiser that has not taken a step yet")
     count = _count(path, states)
     moments = []
     for kind in ("exp_avg", "exp_avg_sq"):
@@ -106,7 +108,7 @@ def _moments(path: pathlib.Path, value: Any, shapes: Mapping[str, tuple[int, ...
         moments.append(_by_name(path, kind, list(_to_numpy(path, entries).values()), shapes))
         _check_finite(path, moments[-1])
     if any((array < 0).any() for array in moments[1].values()):
-        raise ValueError(f"{path}: a second moment (exp_avg_sq) is negative")
+        raise UsageError(f"{path}: a second moment (exp_avg_sq) is negative")
     return Moments(
         count, *moments, lr=float(group["lr"]), weight_decay=float(group["weight_decay"])
     )
@@ -150,12 +152,12 @@ def _save(path: pathlib.Path, value: Any) -> None:
         os.replace(scratch, path)
     except (OSError, RuntimeError) as error:
         scratch.unlink(missing_ok=True)
-        raise ValueError(f"{path} cannot be written: {_shown(error)}") from error
+        raise UsageError(f"{path} cannot be written: {_shown(error)}") from error
 
 
 def _load(path: pathlib.Path) -> Any:
     if not path.is_file():
-        raise ValueError(f"{path} is not a file")
+        raise UsageError(f"{path} is not a file")
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
     torch = require_torch()
@@ -167,11 +169,11 @@ def _load(path: pathlib.Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except Exception as error:  # torch raises many kinds for what is no file of its.
         if "weights_only" in str(error) or "Weights only" in str(error):
-            raise ValueError(
+            raise UsageError(
                 f"{path} is refused: besides tensors it holds Python objects, and loading them "
                 f"would run code; or it is cut off ({_refused_object(error)})"
             ) from error
-        raise ValueError(
+        raise UsageError(
             f"{path} cannot be read; it is truncated, damaged or no file of torch "
             f"({type(error).__name__}: {_shown(error)})"
         ) from error
@@ -182,7 +184,7 @@ def _load_safetensors(path: pathlib.Path) -> dict[str, Any]:
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
-        raise ValueError(
+        raise UsageError(
             "reading .safetensors needs the package safetensors: "
             "pip install -r requirements-torch.txt"
         ) from error
@@ -190,7 +192,7 @@ def _load_safetensors(path: pathlib.Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, RuntimeError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read as .safetensors: {error}") from error
+        raise UsageError(f"{path} cannot be read as .safetensors: {error}") from error
 
 
 def _check_archive(path: pathlib.Path) -> None:
@@ -198,17 +200,17 @@ def _check_archive(path: pathlib.Path) -> None:
     try:
         entries = zipfile.ZipFile(path).infolist()
     except Exception as error:  # zipfile too raises many kinds.
-        raise ValueError(
+        raise UsageError(
             f"{path} cannot be read; it is truncated or damaged ({_shown(error)})"
         ) from error
     # Where something else comes first, another reader may see another archive than this one.
     if not entries or min(entry.header_offset for entry in entries) != 0:
-        raise ValueError(f"{path} is refused: it is not laid out as torch writes its archives")
+        raise UsageError(f"{path} is refused: it is not laid out as torch writes its archives")
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED:
-            raise ValueError(f"{path} is refused: {_shown(entry.filename)} in it is compressed")
+            raise UsageError(f"{path} is refused: {_shown(entry.filename)} in it is compressed")
         if entry.filename.endswith(".pkl") and entry.file_size > _LARGEST_PICKLE:
-            raise ValueError(
+            raise UsageError(
                 f"{path} is refused: the pickle {_shown(entry.filename)} in it has "
                 f"{entry.file_size} bytes, more than {_LARGEST_PICKLE}"
             )
@@ -231,13 +233,13 @@ def _to_numpy(path: pathlib.Path, tensors: Mapping[str, Any]) -> dict[str, np.nd
         dense = type(tensor) in (torch.Tensor, torch.nn.Parameter) and not tensor.is_nested
         dense = dense and tensor.layout is torch.strided and tensor.device.type == "cpu"
         if not dense or tensor.dtype not in floats:
-            raise ValueError(
+            raise UsageError(
                 f"{path}: {_shown(name)} is {_describe(tensor)}, not a tensor of floats"
             )
         size += tensor.numel() * tensor.element_size()
     # Views with a stride of 0, or many of one storage, may claim any size.
     if size > path.stat().st_size:
-        raise ValueError(f"{path}: the tensors claim {size} bytes, more than the file has")
+        raise UsageError(f"{path}: the tensors claim {size} bytes, more than the file has")
     return {
         name: tensor.detach().resolve_neg().to(torch.float32).numpy()
         for name, tensor in tensors.items()
@@ -248,19 +250,19 @@ def _check_finite(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if bad:
         more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
-        raise ValueError(
+        raise UsageError(
             f"{path} has NaN or infinite values in {', '.join(map(_shown, bad[:10]))}{more}"
         )
 
 
 def _adamw_group(path: pathlib.Path, groups: Any) -> Mapping[str, Any]:
-    """The only group of parameters; ValueError unless its options are ones that we have."""
+    """The only group of parameters; UsageError unless its options are ones that we have."""
     if not isinstance(groups, Sequence) or len(groups) != 1 or not isinstance(groups[0], Mapping):
-        raise ValueError(f"{path}: the optimiser should have one group of parameters")
+        raise UsageError(f"{path}: the optimiser should have one group of parameters")
     group = groups[0]
     missing = {"lr", "betas", "eps", "weight_decay", "params"} - set(group)
     if missing:
-        raise ValueError(f"{path} is not the state of an AdamW: it lacks {sorted(missing)}")
+        raise UsageError(f"{path} is not the state of an AdamW: it lacks {sorted(missing)}")
     wanted = {
         "betas": (0.9, 0.999),
         "eps": 1e-8,
@@ -272,7 +274,7 @@ def _adamw_group(path: pathlib.Path, groups: Any) -> Mapping[str, Any]:
         found = group.get(key, value)
         found = tuple(map(float, found)) if key == "betas" else type(value)(found)
         if found != value:
-            raise ValueError(f"{path}: the optimiser has {key}={found}, here it is {value}")
+            raise UsageError(f"{path}: the optimiser has {key}={found}, here it is {value}")
     return group
 
 
@@ -280,18 +282,18 @@ def _entry(path: pathlib.Path, states: Mapping, index: Any, key: str) -> Any:
     try:
         return states[index][key]
     except KeyError:
-        raise ValueError(f"{path} has no {key} of parameter {_shown(index)}") from None
+        raise UsageError(f"{path} has no {key} of parameter {_shown(index)}") from None
 
 
 def _count(path: pathlib.Path, states: Mapping) -> int:
     counts = {float(_entry(path, states, i, "step")) for i in states}
     if len(counts) != 1:
-        raise ValueError(
+        raise UsageError(
             f"{path}: parameters have taken different numbers of steps: {sorted(counts)[:5]}"
         )
     count = counts.pop()
     if count != int(count) or not 0 < count < 2**31:
-        raise ValueError(f"{path}: {count} is no number of steps")
+        raise UsageError(f"{path}: {count} is no number of steps")
     return int(count)
 
 
@@ -303,10 +305,10 @@ def _by_name(
         pieces = np.split(flat[0], np.cumsum(sizes)[:-1])
         return {n: p.reshape(s) for (n, s), p in zip(shapes.items(), pieces, strict=True)}
     if len(flat) != len(shapes):
-        raise ValueError(f"{path} is of {len(flat)} parameters, but the network has {len(shapes)}")
+        raise UsageError(f"{path} is of {len(flat)} parameters, but the network has {len(shapes)}")
     for (name, shape), array in zip(shapes.items(), flat, strict=True):
         if array.shape != tuple(shape):
-            raise ValueError(f"{path}: {kind} of {name} has shape {array.shape}, expected {shape}")
+            raise UsageError(f"{path}: {kind} of {name} has shape {array.shape}, expected {shape}")
     return dict(zip(shapes, flat, strict=True))
 
 

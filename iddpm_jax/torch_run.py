@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from iddpm_jax import factory, models
+from iddpm_jax.errors import UsageError
 from iddpm_jax.torch_files import (
     Moments,
     read_optimizer,
@@ -47,11 +48,11 @@ def parse_name(path: pathlib.Path) -> FileName:
 
 
 def common_step(paths: Sequence[pathlib.Path]) -> int | None:
-    """The step that the files' names say; None if none does; ValueError if they disagree."""
+    """The step that the files' names say; None if none does; UsageError if they disagree."""
     steps = {path.name: parse_name(path).step for path in paths}
     known = {name: step for name, step in steps.items() if step is not None}
     if len(set(known.values())) > 1:
-        raise ValueError(
+        raise UsageError(
             "the files are of different steps: "
             + ", ".join(f"{name} of {step}" for name, step in known.items())
         )
@@ -75,7 +76,7 @@ def read_run(
     """Reads what belongs to the network's weights, checking that it does.
 
     Raises:
-      ValueError: a file that cannot be read or does not fit the network.
+      UsageError: a file that cannot be read or does not fit the network.
     """
     shapes = models.torch_param_shapes(model)
     averages = {}
@@ -84,7 +85,7 @@ def read_run(
         try:
             averages[rate] = models.params_from_torch(average, model)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise UsageError(f"{path}: {error}") from error
     moments = read_optimizer(optimizer, shapes) if optimizer else None
     return TorchRun(state_dict, averages, moments)
 
@@ -133,7 +134,7 @@ def restore(workdir: pathlib.Path, config, model: models.UNet) -> TrainState:
     """The newest sound state of a work directory.
 
     Raises:
-      ValueError: there is no complete checkpoint, or none is sound.
+      UsageError: there is no complete checkpoint, or none is sound.
     """
     if not (workdir / "checkpoints").is_dir():
         raise CheckpointError(f"{workdir} has no complete checkpoint; train first")
@@ -148,7 +149,7 @@ def write_run(state: TrainState, config, directory: pathlib.Path) -> list[pathli
     Without a single update of the optimiser it has no state, and no file.
 
     Raises:
-      ValueError: one of the files is there already.
+      UsageError: one of the files is there already.
     """
     step = int(state.step)
     files = {directory / f"model{step:06d}.pt": state.params}
@@ -157,11 +158,11 @@ def write_run(state: TrainState, config, directory: pathlib.Path) -> list[pathli
     count, mu, nu = get_moments(state.opt_state)
     there = [str(path) for path in (*files, optimizer_file) if path.exists()]
     if there:
-        raise ValueError(f"{', '.join(there)} is there already; choose another --out")
+        raise UsageError(f"{', '.join(there)} is there already; choose another --out")
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{directory} cannot be written: {error}") from error
+        raise UsageError(f"{directory} cannot be written: {error}") from error
     for path, params in files.items():
         write_state_dict(path, models.params_to_torch(jax.device_get(params)))
     if not count:

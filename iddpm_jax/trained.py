@@ -12,11 +12,12 @@ import numpy as np
 
 from iddpm_jax import configuration, factory, models, processes
 from iddpm_jax import diffusion as dm
+from iddpm_jax.config import defaults
 from iddpm_jax.data import Source
+from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.generation import Generator, batch_size_for, draw_batches
 from iddpm_jax.evaluation.respacing_table import SEARCHED, searched_timesteps
 from iddpm_jax.evaluation.standardization import Standardization
-from iddpm_jax.published import recipe_config
 from iddpm_jax.training import sharding
 from iddpm_jax.training.checkpoints import load_params
 from iddpm_jax.training.workdir import known_labels, read_config, read_labels
@@ -61,18 +62,18 @@ class TrainedModel:
         return "ddim" if self.betas is None else "ddpm"
 
     def refuse_super_resolution(self, command: str) -> None:
-        """ValueError if the model is one for super-resolution, which `command` is not for."""
+        """UsageError if the model is one for super-resolution, which `command` is not for."""
         if self.low_res is not None:
-            raise ValueError(
+            raise UsageError(
                 f"{command} is for models that draw images from noise alone, this one is for "
                 f"super-resolution (model.small_size={self.low_res.size}): see "
                 "python -m iddpm_jax.super_resolve"
             )
 
     def generator(self, sampler: str, respacing: str, eta: float, guidance: float) -> Generator:
-        """What draws samples in a given way; ValueError if there is no such way."""
+        """What draws samples in a given way; UsageError if there is no such way."""
         if guidance != 1 and self.null_label is None:
-            raise ValueError(
+            raise UsageError(
                 f"guidance={guidance} needs a model trained with train.label_dropout > 0"
             )
         return Generator(
@@ -90,14 +91,14 @@ class TrainedModel:
         )
 
     def refuse_without_likelihood(self, command: str) -> None:
-        """ValueError if the model has no likelihood, which `command` needs."""
+        """UsageError if the model has no likelihood, which `command` needs."""
         if self.betas is None:
-            raise ValueError(
+            raise UsageError(
                 f"{command} needs a likelihood, which a process in continuous time "
                 "(diffusion.process='continuous') that is trained on the error of ε does not have"
             )
         if self.standardization.changes:
-            raise ValueError(
+            raise UsageError(
                 f"{command} needs a likelihood, which is that of 8-bit images; a model of "
                 "standardised images (data.standardize=True) has none of those"
             )
@@ -113,12 +114,12 @@ class TrainedModel:
         """Sample numbers to labels: the given ones, or all classes, in turn."""
         if not self.num_classes:
             if labels is not None:
-                raise ValueError(f"labels={list(labels)}, but the model is unconditional")
+                raise UsageError(f"labels={list(labels)}, but the model is unconditional")
             return lambda indices: None
         wanted = np.asarray(range(self.num_classes) if labels is None else labels, np.int32)
         outside = [int(label) for label in wanted if not 0 <= label < self.num_classes]
         if outside:
-            raise ValueError(
+            raise UsageError(
                 f"labels {outside} are outside the model's {self.num_classes} classes, "
                 f"0 to {self.num_classes - 1}"
             )
@@ -153,7 +154,7 @@ class TrainedModel:
           uint8 `[num, H, W, C]`.
 
         Raises:
-          ValueError: the model cannot do what is asked.
+          UsageError: the model cannot do what is asked.
         """
         self.refuse_super_resolution("sample")
         way = {"sampler": sampler, "respacing": respacing, "eta": eta, "guidance": guidance}
@@ -181,7 +182,7 @@ class TrainedModel:
           uint8 `[N, H, W, C]`.
 
         Raises:
-          ValueError: the images or labels do not fit the model.
+          UsageError: the images or labels do not fit the model.
         """
         self.check_low_res(images, labels)
         way = {"sampler": sampler, "respacing": respacing, "eta": eta, "guidance": guidance}
@@ -189,19 +190,19 @@ class TrainedModel:
         return self._draw(len(images), self.label_rule(labels), low_res_of, batch_size, seed, way)
 
     def check_low_res(self, images: np.ndarray, labels: Sequence[int] | None) -> None:
-        """ValueError unless images and labels can be given to a super-resolution model."""
+        """UsageError unless images and labels can be given to a super-resolution model."""
         if self.low_res is None:
-            raise ValueError("the model draws images from noise alone; it takes no images")
+            raise UsageError("the model draws images from noise alone; it takes no images")
         size, channels = self.low_res.size, self.image_shape[-1]
         if images.dtype != np.uint8 or images.shape[1:] != (size, size, channels):
-            raise ValueError(
+            raise UsageError(
                 f"images are {images.dtype} of (height, width, channels) {images.shape[1:]}, the "
                 f"model takes uint8 of {(size, size, channels)}"
             )
         if not len(images):
-            raise ValueError("there are no images")
+            raise UsageError("there are no images")
         if self.num_classes and labels is None:
-            raise ValueError("the model is class-conditional, and there are no labels")
+            raise UsageError("the model is class-conditional, and there are no labels")
 
     def low_res_rule(self, images: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
         """Sample numbers to the network's input, float32 `[B, h, w, C]`; beyond the last, the last.
@@ -220,7 +221,7 @@ class TrainedModel:
 
     def _draw(self, num, label_of, low_res_of, batch_size, seed, way) -> np.ndarray:
         if num < 1 or batch_size < 1:
-            raise ValueError(f"num={num} and batch_size={batch_size} must be at least 1")
+            raise UsageError(f"num={num} and batch_size={batch_size} must be at least 1")
         generator = self.generator(**way)
         batches = draw_batches(
             generator,
@@ -243,17 +244,17 @@ def load(workdir: str, ema: str = "") -> TrainedModel:
         for the first one; "none" for the parameters themselves.
 
     Raises:
-      ValueError: it is no work directory, has no complete checkpoint, or no such average.
+      UsageError: it is no work directory, has no complete checkpoint, or no such average.
     """
     path = pathlib.Path(workdir)
     if not (path / "config.json").exists():
-        raise ValueError(f"{workdir} is not a work directory: it has no config.json")
+        raise UsageError(f"{workdir} is not a work directory: it has no config.json")
     config = configuration.config_from_dict(read_config(path))
-    configuration.check_config(config, recipe_config("default"))
+    configuration.check_config(config, defaults.get_config())
     rates = [str(rate) for rate in config.train.ema_rate]
     ema = ema or (rates[0] if rates else "none")
     if ema not in (*rates, "none"):
-        raise ValueError(f"ema={ema!r}: {workdir} has {', '.join((*rates, 'none'))}")
+        raise UsageError(f"ema={ema!r}: {workdir} has {', '.join((*rates, 'none'))}")
     model = factory.build_model(config)
     everywhere = sharding.replicated(sharding.make_mesh())
     abstract = jax.tree.map(

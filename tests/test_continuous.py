@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import iddpm_jax
-from configs import digits_continuous
 from iddpm_jax import factory
+from iddpm_jax.recipes import digits_continuous
 from tests.commands import TINY, run
 
 

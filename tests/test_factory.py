@@ -1,8 +1,9 @@
 import ml_collections
 import pytest
 
-from configs import cifar10_cosine, default, digits
 from iddpm_jax import configuration, diffusion, factory
+from iddpm_jax.config import defaults
+from iddpm_jax.recipes import cifar10_cosine, digits
 from tests import tiny
 
 
@@ -81,7 +82,7 @@ def test_check_config_names_an_unknown_key():
     with config.unlocked():
         config.train.nmu_steps = 3
     with pytest.raises(ValueError, match=r"'train.nmu_steps': did you mean train.num_steps"):
-        configuration.check_config(config, default.get_config())
+        configuration.check_config(config, defaults.get_config())
 
 
 def test_check_config_names_a_missing_key():
@@ -89,7 +90,7 @@ def test_check_config_names_a_missing_key():
     with config.unlocked():
         del config.train.lr
     with pytest.raises(ValueError, match=r"lacks train\.lr"):
-        configuration.check_config(config, default.get_config())
+        configuration.check_config(config, defaults.get_config())
 
 
 def test_check_config_names_a_mistyped_value():
@@ -97,7 +98,7 @@ def test_check_config_names_a_mistyped_value():
     with config.ignore_type():
         config.model.num_channels = "64"
     with pytest.raises(ValueError, match=r"num_channels='64' is of type str, expected int"):
-        configuration.check_config(config, default.get_config())
+        configuration.check_config(config, defaults.get_config())
 
 
 @pytest.mark.parametrize(
@@ -111,12 +112,12 @@ def test_check_config_names_a_mistyped_value():
 def test_check_config_looks_into_tuples(key, value, message):
     config = _changed({key: value})
     with pytest.raises(ValueError, match=message):
-        configuration.check_config(config, default.get_config())
+        configuration.check_config(config, defaults.get_config())
 
 
 def test_cifar10_recipe_is_the_published_network_and_says_what_is_missing():
     config = cifar10_cosine.get_config()
-    configuration.check_config(config, default.get_config())
+    configuration.check_config(config, defaults.get_config())
     model = factory.build_model(config)
     assert model.channel_mult == (1, 2, 2, 2)
     assert model.attention_resolutions == (2, 4)
@@ -139,7 +140,7 @@ def test_cifar10_recipe_is_the_published_network_and_says_what_is_missing():
     ],
 )
 def test_build_diffusion_reads_the_flags_of_the_original(keys, var_type, loss_type, mean_type):
-    config = default.get_config()
+    config = defaults.get_config()
     config.diffusion.update(keys)
     d = factory.build_diffusion(config)
     assert (d.var_type, d.loss_type, d.mean_type) == (var_type, loss_type, mean_type)

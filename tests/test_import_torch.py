@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import iddpm_jax
-from configs import cifar10_cosine
 from iddpm_jax import configuration, factory, models, torch_run
+from iddpm_jax.recipes import cifar10_cosine
 from iddpm_jax.training import metrics as mt
 from iddpm_jax.training.step import initial_metrics, make_update
 from iddpm_jax.training.workdir import lock, read_config

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from benchmarks.mnist14 import time_sampling, time_training
-from configs import digits_mnist14, mnist14
 from iddpm_jax import factory, models
+from iddpm_jax.recipes import digits_mnist14, mnist14
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,9 @@ import pathlib
 
 import pytest
 
-from configs import cifar10_cosine, cifar10_vlb
 from iddpm_jax import configuration, factory, models
 from iddpm_jax.published import PUBLISHED
+from iddpm_jax.recipes import cifar10_cosine, cifar10_vlb
 from iddpm_jax.torch_config import config_for
 
 FILE = pathlib.Path("some.pt")

@@ -6,8 +6,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from configs import digits
 from iddpm_jax import factory, models
+from iddpm_jax.recipes import digits
 from iddpm_jax.training import sharding
 from iddpm_jax.training.step import make_init, make_train_step
 

@@ -15,6 +15,7 @@ from iddpm_jax.data.listing import Listing, list_images
 from iddpm_jax.data.options import DataOptions
 from iddpm_jax.data.sources import InMemorySource, Source
 from iddpm_jax.data.splits import is_held_out, parse_split, slice_of
+from iddpm_jax.errors import UsageError
 
 
 def folder_source(options: DataOptions) -> Source:
@@ -24,7 +25,7 @@ def folder_source(options: DataOptions) -> Source:
     they are asked for.
 
     Raises:
-      ValueError: the folder, a label or, with on_bad_image="error", an image is not usable.
+      UsageError: the folder, a label or, with on_bad_image="error", an image is not usable.
     """
     listing = list_images(pathlib.Path(options.dir))
     names = _in_split(listing.names, options)
@@ -41,17 +42,17 @@ def _in_split(names: Sequence[str], options: DataOptions) -> tuple[str, ...]:
         chosen = list(names)
     elif base in ("train", "test"):
         if base == "test" and not options.test_percent:
-            raise ValueError(
+            raise UsageError(
                 f"data.split={options.split!r}: a folder has no test split unless "
                 "data.test_percent says how much of it is held out from training"
             )
         test = base == "test"
         chosen = [name for name in names if is_held_out(name, options.test_percent) == test]
     else:
-        raise ValueError(f"data.split={options.split!r}: a folder has train, test and all")
+        raise UsageError(f"data.split={options.split!r}: a folder has train, test and all")
     chosen = chosen[slice_of(len(chosen), start, stop)]
     if not chosen:
-        raise ValueError(
+        raise UsageError(
             f"data.split={options.split!r} has none of the {len(names)} images of {options.dir!r}"
         )
     return tuple(chosen)
@@ -69,15 +70,15 @@ def class_names_of(names: Sequence[str], rule: str) -> tuple[str, ...]:
 
 
 def check_labelled(names: Sequence[str], rule: str, where: str) -> None:
-    """Raises ValueError for a file whose name tells no class."""
+    """Raises UsageError for a file whose name tells no class."""
     for name in names:
         if rule == "prefix" and "_" not in name.rpartition("/")[2]:
-            raise ValueError(
+            raise UsageError(
                 f"{name!r} in {where!r} has no class: with labels by prefix it is what comes "
                 "before the first underscore of the file's name"
             )
         if rule == "directory" and "/" not in name:
-            raise ValueError(
+            raise UsageError(
                 f"{name!r} in {where!r} has no class: with labels by directory it is the folder "
                 "that a file is in"
             )
@@ -128,7 +129,7 @@ class FolderSource:
             if image is not None:
                 label = self._labels[number]
                 return {"image": image, "label": label, "sound": np.bool_(number == index)}
-        raise ValueError(f"none of the {len(self)} images of {self._options.dir!r} can be decoded")
+        raise UsageError(f"none of the {len(self)} images of {self._options.dir!r} can be decoded")
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         items = [self[int(index)] for index in indices]
@@ -146,7 +147,7 @@ class FolderSource:
 
         decode_all(fill, len(self))
         if not good.any():
-            raise ValueError(
+            raise UsageError(
                 f"none of the {len(self)} images of {self._options.dir!r} can be decoded"
             )
         if not good.all():
@@ -164,7 +165,7 @@ class FolderSource:
             return decode_image(data, options.image_size, options.channels, exif=options.exif)
         except (BadImageError, OSError, ValueError) as error:
             if options.on_bad_image == "error":
-                raise ValueError(f"{options.dir}: {name!r} cannot be used: {error}") from error
+                raise UsageError(f"{options.dir}: {name!r} cannot be used: {error}") from error
             self._bad.add(number)
             logging.warning("%s: %r is left out: %s", options.dir, name, error)
             return None

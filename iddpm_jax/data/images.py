@@ -9,6 +9,8 @@ import numpy as np
 from absl import logging
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from iddpm_jax.errors import UsageError
+
 EXTENSIONS = ("jpg", "jpeg", "png", "gif", "webp", "bmp")
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")  # Others are never tried, whatever the file says.
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -16,7 +18,7 @@ _ORIENTATION = 0x0112
 MAX_PIXELS = 2**27  # Before and after resizing; more is a decompression bomb.
 
 
-class BadImageError(ValueError):
+class BadImageError(UsageError):
     """A file that is no image, or a damaged or unreasonable one."""
 
 

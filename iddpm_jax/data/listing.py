@@ -17,6 +17,7 @@ from typing import NamedTuple
 from absl import logging
 
 from iddpm_jax.data.images import EXTENSIONS
+from iddpm_jax.errors import UsageError
 
 MAX_FILE_SIZE = 2**28  # Bytes of one image file.
 _MAX_LINKS = 16  # That one link in a tar archive may lead through.
@@ -38,23 +39,23 @@ def list_images(path: pathlib.Path) -> Listing:
     """Lists a folder or an archive.
 
     Raises:
-      ValueError: there is no such thing, it cannot be read, or there are no images in it.
+      UsageError: there is no such thing, it cannot be read, or there are no images in it.
     """
     try:
         if path.is_dir():
             listing = _folder(path)
         elif not path.exists():
-            raise ValueError(f"data.dir={str(path)!r} does not exist")
+            raise UsageError(f"data.dir={str(path)!r} does not exist")
         elif zipfile.is_zipfile(path):
             listing = _zip(path)
         elif tarfile.is_tarfile(path):
             listing = _tar(path)
         else:
-            raise ValueError(f"data.dir={str(path)!r} is neither a folder nor a zip or tar archive")
+            raise UsageError(f"data.dir={str(path)!r} is neither a folder nor a zip or tar archive")
     except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise ValueError(f"data.dir={str(path)!r} cannot be read: {error}") from error
+        raise UsageError(f"data.dir={str(path)!r} cannot be read: {error}") from error
     if not listing.names:
-        raise ValueError(
+        raise UsageError(
             f"data.dir={str(path)!r} has no images; looked for .{', .'.join(EXTENSIONS)} in it "
             "and all folders below"
         )
@@ -86,7 +87,7 @@ def _folder(root: pathlib.Path) -> Listing:
     def read(name: str) -> bytes:
         path = root / name
         if not path.is_file():
-            raise ValueError("it is no file")
+            raise UsageError("it is no file")
         _check_size(path.stat().st_size)
         return path.read_bytes()
 
@@ -105,7 +106,7 @@ def _zip(path: pathlib.Path) -> Listing:
         try:
             return local.archive.read(name)
         except (RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
-            raise ValueError(f"{type(error).__name__}: {error}") from error
+            raise UsageError(f"{type(error).__name__}: {error}") from error
 
     return Listing(_sorted_names(sizes), read)
 
@@ -116,7 +117,7 @@ def _tar(path: pathlib.Path) -> Listing:
             entries = {posixpath.normpath(member.name): member for member in archive}
             end = archive.offset
     except tarfile.ReadError as error:
-        raise ValueError(
+        raise UsageError(
             f"data.dir={str(path)!r} is a damaged tar archive, or a compressed one, which cannot "
             f"be read in place; unpack it, or store it uncompressed ({error})"
         ) from error
@@ -124,7 +125,7 @@ def _tar(path: pathlib.Path) -> Listing:
         file.seek(end)
         # tarfile takes whatever is no header for the end, which is a block of zeros.
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise ValueError(f"data.dir={str(path)!r} is damaged or truncated at byte {end}")
+            raise UsageError(f"data.dir={str(path)!r} is damaged or truncated at byte {end}")
     members = {name: _tar_member(entries, name) for name in entries if _is_image_path(name)}
     for name in [name for name, member in members.items() if member is None]:
         logging.warning("%s: %r is left out: it is no whole file of the archive", path, name)
@@ -165,4 +166,4 @@ def _sorted_names(names: Sequence[str]) -> tuple[str, ...]:
 
 def _check_size(size: int) -> None:
     if size > MAX_FILE_SIZE:
-        raise ValueError(f"{size} bytes are more than {MAX_FILE_SIZE}")
+        raise UsageError(f"{size} bytes are more than {MAX_FILE_SIZE}")

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from iddpm_jax.errors import UsageError
+
 LABEL_RULES = ("prefix", "directory", "none")
 
 
@@ -39,10 +41,10 @@ class DataOptions:
 
     def __post_init__(self):
         if self.labels not in LABEL_RULES:
-            raise ValueError(f"data.labels={self.labels!r}: choose one of {LABEL_RULES}")
+            raise UsageError(f"data.labels={self.labels!r}: choose one of {LABEL_RULES}")
         if not 0 <= self.test_percent < 100:
-            raise ValueError(f"data.test_percent={self.test_percent} must be in [0, 100)")
+            raise UsageError(f"data.test_percent={self.test_percent} must be in [0, 100)")
         if self.on_bad_image not in ("skip", "error"):
-            raise ValueError(f"data.on_bad_image={self.on_bad_image!r}: choose skip or error")
+            raise UsageError(f"data.on_bad_image={self.on_bad_image!r}: choose skip or error")
         if self.cache_mb < 0:
-            raise ValueError(f"data.cache_mb={self.cache_mb} must not be negative")
+            raise UsageError(f"data.cache_mb={self.cache_mb} must not be negative")

@@ -20,6 +20,7 @@ import numpy as np
 from iddpm_jax.data.options import DataOptions
 from iddpm_jax.data.sources import InMemorySource
 from iddpm_jax.data.splits import parse_split, slice_of
+from iddpm_jax.errors import UsageError
 
 FORMAT_VERSION = 1
 _SAVE_EVERY = 1000
@@ -29,7 +30,7 @@ def packed_source(options: DataOptions) -> InMemorySource:
     """Opens a packed split; its pixels are read from disk when they are asked for.
 
     Raises:
-      ValueError: there is no such split, or its files do not fit together.
+      UsageError: there is no such split, or its files do not fit together.
     """
     base, start, stop = parse_split(options.split)
     folder = pathlib.Path(options.dir) / base
@@ -38,13 +39,13 @@ def packed_source(options: DataOptions) -> InMemorySource:
         shape = (info["count"], info["image_size"], info["image_size"], info["channels"])
         version, class_names = info["format_version"], tuple(info["class_names"])
         if version != FORMAT_VERSION:
-            raise ValueError(f"it has format version {version}, this program reads version 1")
+            raise UsageError(f"it has format version {version}, this program reads version 1")
         images = np.memmap(folder / "images.bin", np.uint8, "r", shape=shape)
         labels = np.fromfile(folder / "labels.bin", np.int32)
         if (folder / "images.bin").stat().st_size != images.size or len(labels) != len(images):
-            raise ValueError("its files do not have as many images as info.json says")
+            raise UsageError("its files do not have as many images as info.json says")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise UsageError(
             f"data.dir={options.dir!r} has no packed split {base!r} that can be read ({error}); "
             "python -m iddpm_jax.prepare_data --help says how to make one"
         ) from error
@@ -65,7 +66,7 @@ class PackedWriter:
         self._folder, self._shape, self._origin = folder, shape, dict(origin)
         self._progress = folder / "progress.json"
         if (folder / "info.json").exists():
-            raise ValueError(f"{folder} is complete already")
+            raise UsageError(f"{folder} is complete already")
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = (folder / ".lock").open("w")
         try:
@@ -73,7 +74,7 @@ class PackedWriter:
             self._continue()
         except BlockingIOError:
             self._lock.close()
-            raise ValueError(f"{folder} is being written by another process") from None
+            raise UsageError(f"{folder} is being written by another process") from None
         except ValueError:
             self._lock.close()
             raise
@@ -84,7 +85,7 @@ class PackedWriter:
         if self._progress.exists():
             before = self._read_progress()
             if before["origin"] != self._origin:
-                raise ValueError(
+                raise UsageError(
                     f"{self._folder} was begun from {before['origin']}, not from {self._origin}; "
                     "choose another --out"
                 )
@@ -93,7 +94,7 @@ class PackedWriter:
         for name, size in sizes.items():
             path = self._folder / name
             if size > (path.stat().st_size if path.exists() else 0):
-                raise ValueError(
+                raise UsageError(
                     f"{path} is shorter than what was noted; delete {self._folder} and pack anew"
                 )
         self._images, self._labels = (self._opened(name, size) for name, size in sizes.items())
@@ -103,7 +104,7 @@ class PackedWriter:
             before = json.loads(self._progress.read_text(encoding="utf-8"))
             return {"origin": before["origin"], **{k: int(before[k]) for k in ("seen", "kept")}}
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
+            raise UsageError(
                 f"{self._progress} cannot be read; delete {self._folder} and pack anew"
             ) from error
 
@@ -117,7 +118,7 @@ class PackedWriter:
         self.seen += 1
         if image is not None:
             if image.shape != self._shape or image.dtype != np.uint8:
-                raise ValueError(f"an image of {image.dtype} {image.shape}, expected {self._shape}")
+                raise UsageError(f"an image of {image.dtype} {image.shape}, expected {self._shape}")
             self._images.write(image.tobytes())
             self._labels.write(np.int32(label).tobytes())
             self._kept += 1
@@ -136,13 +137,13 @@ class PackedWriter:
             for file in (self._images, self._labels, self._lock):
                 file.close()
             shutil.rmtree(self._folder)
-            raise ValueError("there was no image that can be used")
+            raise UsageError("there was no image that can be used")
         self._note()
         self._images.close()
         self._labels.close()
         size, _, channels = self._shape
         if (self._folder / "images.bin").stat().st_size != self._kept * int(np.prod(self._shape)):
-            raise ValueError(f"{self._folder} was written by somebody else too; delete it")
+            raise UsageError(f"{self._folder} was written by somebody else too; delete it")
         info = {
             "format_version": FORMAT_VERSION,
             "count": self._kept,

@@ -18,6 +18,7 @@ from iddpm_jax.data.folder import check_labelled, class_names_of, class_of
 from iddpm_jax.data.images import BadImageError, decode_image, fit_array
 from iddpm_jax.data.listing import list_images
 from iddpm_jax.data.packed import PackedWriter
+from iddpm_jax.errors import UsageError
 
 _AT_ONCE = 256  # Images that are decoded before they are written.
 
@@ -57,7 +58,7 @@ def imagenet_npz_origin(source: pathlib.Path, size: int) -> Origin:
     """Down-sampled ImageNet: npz files with `data` uint8 [N, 3·64·64] and `labels` from 1 on."""
     files = sorted(source.glob("*.npz")) if source.is_dir() else [source]
     if not files:
-        raise ValueError(f"--source={source} has no .npz files")
+        raise UsageError(f"--source={source} has no .npz files")
     parts = [_npz_part(file) for file in files]
     starts = np.cumsum([0, *(len(labels) for _, labels in parts)])
 
@@ -68,7 +69,7 @@ def imagenet_npz_origin(source: pathlib.Path, size: int) -> Origin:
         pixels = data[row]
         side = round((pixels.size / 3) ** 0.5)
         if pixels.size != 3 * side * side:
-            raise ValueError(f"{pixels.size} values are no square RGB image")
+            raise UsageError(f"{pixels.size} values are no square RGB image")
         image = pixels.reshape(3, side, side).transpose(1, 2, 0)
         return fit_array(np.ascontiguousarray(image), size, 3), int(labels[row]) - 1
 
@@ -83,9 +84,9 @@ def _npz_part(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
             data = arrays["data"]
             labels = np.asarray(arrays["labels"]).reshape(-1).astype(np.int64)
     except Exception as error:  # numpy and zipfile raise many kinds.
-        raise ValueError(f"{file} is not a part of down-sampled ImageNet: {error}") from error
+        raise UsageError(f"{file} is not a part of down-sampled ImageNet: {error}") from error
     if data.dtype != np.uint8 or len(data) != len(labels) or labels.min() < 1:
-        raise ValueError(
+        raise UsageError(
             f"{file}: data of {data.dtype} {data.shape} with labels from {labels.min()} are not "
             "those of down-sampled ImageNet"
         )
@@ -97,13 +98,13 @@ def lsun_origin(source: pathlib.Path, size: int, channels: int) -> Origin:
     try:
         import lmdb
     except ImportError as error:
-        raise ValueError(
+        raise UsageError(
             "reading an lmdb needs the package lmdb: pip install -r requirements-tfds.txt"
         ) from error
     try:
         database = lmdb.open(str(source), readonly=True, lock=False, max_readers=64)
     except lmdb.Error as error:
-        raise ValueError(f"--source={source} is no lmdb that can be read: {error}") from error
+        raise UsageError(f"--source={source} is no lmdb that can be read: {error}") from error
     with database.begin() as transaction:
         keys = list(transaction.cursor().iternext(keys=True, values=False))
 

@@ -10,6 +10,7 @@ import grain
 import numpy as np
 
 from iddpm_jax.data.sources import Source
+from iddpm_jax.errors import UsageError
 
 
 class BatchIterator(Iterator[dict[str, np.ndarray]], Protocol):
@@ -46,14 +47,14 @@ def make_batches(
       An iterator of `image` float32 `[b, H, W, C]` in [-1, 1] and `label` int32 `[b]`.
 
     Raises:
-      ValueError: fewer images than a batch, or processes do not divide the batch.
+      UsageError: fewer images than a batch, or processes do not divide the batch.
     """
     if len(source) < batch_size:
-        raise ValueError(
+        raise UsageError(
             f"train.batch_size={batch_size} is more than the {len(source)} images of the data"
         )
     if batch_size % process_count:
-        raise ValueError(
+        raise UsageError(
             f"train.batch_size={batch_size} is not divisible by {process_count} processes"
         )
     local = batch_size // process_count

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from iddpm_jax.data.sources import Source
+from iddpm_jax.errors import UsageError
 
 
 class Relabelled:
@@ -31,14 +32,14 @@ def relabelled(source: Source, class_names: Sequence[str], where: str) -> Source
     """`source` with the labels of `class_names`.
 
     Raises:
-      ValueError: it has a class that is not among them.
+      UsageError: it has a class that is not among them.
     """
     known = tuple(class_names)
     if source.class_names == known or not source.class_names or not known:
         return source
     unknown = [name for name in source.class_names if name not in known]
     if unknown:
-        raise ValueError(
+        raise UsageError(
             f"{where} has the classes {', '.join(unknown[:5])}, which the run's labels.json does "
             f"not have; it has {len(known)}"
         )

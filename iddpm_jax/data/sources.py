@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from iddpm_jax.data.splits import parse_split, slice_of
+from iddpm_jax.errors import UsageError
 
 
 class Source(Protocol):
@@ -43,15 +44,15 @@ class InMemorySource:
 
     def __post_init__(self):
         if self.images.ndim != 4 or self.images.dtype != np.uint8:
-            raise ValueError(
+            raise UsageError(
                 f"images must be uint8 [N, H, W, C], got {self.images.dtype} {self.images.shape}"
             )
         if self.labels.shape != self.images.shape[:1]:
-            raise ValueError(f"{len(self.images)} images, but labels of {self.labels.shape}")
+            raise UsageError(f"{len(self.images)} images, but labels of {self.labels.shape}")
 
         classes = len(self.class_names)
         if classes and len(self) and not 0 <= self.labels.min() <= self.labels.max() < classes:
-            raise ValueError(
+            raise UsageError(
                 f"labels from {self.labels.min()} to {self.labels.max()} do not fit the "
                 f"{classes} classes"
             )
@@ -89,9 +90,9 @@ def digits_source(split: str, size: int = 8) -> InMemorySource:
 
     base, start, stop = parse_split(split)
     if base not in _DIGITS_SPLITS:
-        raise ValueError(f"data.split={split!r} is not one of digits': {', '.join(_DIGITS_SPLITS)}")
+        raise UsageError(f"data.split={split!r} is not one of digits': {', '.join(_DIGITS_SPLITS)}")
     if size not in (2, 4, 8):
-        raise ValueError(f"model.image_size={size}: digits are 8 x 8, and come in 4 and 2 too")
+        raise UsageError(f"model.image_size={size}: digits are 8 x 8, and come in 4 and 2 too")
     digits = sklearn.datasets.load_digits()
     images = digits.images[_DIGITS_SPLITS[base]]
     images = images.reshape(-1, size, 8 // size, size, 8 // size).mean(axis=(2, 4))

@@ -3,6 +3,8 @@
 import hashlib
 import re
 
+from iddpm_jax.errors import UsageError
+
 _SPEC = re.compile(r"(?P<base>\w+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
 
@@ -10,11 +12,11 @@ def parse_split(spec: str) -> tuple[str, str, str]:
     """`train[10%:90%]` to (`train`, `10%`, `90%`); empty bounds where there are none.
 
     Raises:
-      ValueError: the spec cannot be read.
+      UsageError: the spec cannot be read.
     """
     match = _SPEC.fullmatch(spec)
     if match is None:
-        raise ValueError(f"data.split={spec!r} cannot be read: give it as in train or train[:90%]")
+        raise UsageError(f"data.split={spec!r} cannot be read: give it as in train or train[:90%]")
     return match["base"], match["start"] or "", match["stop"] or ""
 
 
@@ -31,7 +33,7 @@ def slice_of(count: int, start: str, stop: str) -> slice:
             return int(text)
         percent = int(text[:-1])
         if abs(percent) > 100:
-            raise ValueError(f"data.split: {text} is more than 100%")
+            raise UsageError(f"data.split: {text} is more than 100%")
         return round(count * percent / 100)
 
     return slice(bound(start), bound(stop))

@@ -13,6 +13,7 @@ from iddpm_jax.data.images import fit_array
 from iddpm_jax.data.options import DataOptions
 from iddpm_jax.data.sources import InMemorySource, Source
 from iddpm_jax.data.splits import parse_split
+from iddpm_jax.errors import UsageError
 
 FILE_FORMAT = "array_record"
 _HOST = ("storage.googleapis.com", 443)
@@ -20,25 +21,25 @@ _TIMEOUT = 5.0  # Seconds.
 
 
 def load_builder(name: str, directory: str):
-    """The builder of a TFDS dataset; ValueError if there is none of that name."""
+    """The builder of a TFDS dataset; UsageError if there is none of that name."""
     import tensorflow_datasets as tfds
 
     try:
         return tfds.builder(name, data_dir=directory or None, file_format=FILE_FORMAT)
     except Exception as error:  # TFDS raises many kinds.
-        raise ValueError(
+        raise UsageError(
             f"data.name='tfds:{name}' cannot be opened: {_first_line(error)}"
         ) from error
 
 
 def check_network() -> None:
-    """Raises ValueError where there is no network, which TFDS itself finds out after minutes."""
+    """Raises UsageError where there is no network, which TFDS itself finds out after minutes."""
     if any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "all_proxy")):
         return
     try:
         socket.create_connection(_HOST, timeout=_TIMEOUT).close()
     except OSError as error:
-        raise ValueError(
+        raise UsageError(
             f"there is no network: {_HOST[0]} cannot be reached ({error}). Prepare the dataset "
             "where there is one, and copy its directory or give it as --data_dir"
         ) from error
@@ -48,23 +49,23 @@ def tfds_source(options: DataOptions) -> Source:
     """Opens a split of a dataset that has been prepared.
 
     Raises:
-      ValueError: it is unknown or not prepared, has no such split, or no images.
+      UsageError: it is unknown or not prepared, has no such split, or no images.
     """
     name = options.name.removeprefix("tfds:")
     builder = load_builder(name, options.dir)
     if not builder.is_prepared():
         where = f" --data_dir={options.dir}" if options.dir else ""
-        raise ValueError(
+        raise UsageError(
             f"data.name={options.name!r} is not prepared: "
             f"python -m iddpm_jax.prepare_data {name}{where}"
         )
     bases = {parse_split(part)[0] for part in options.split.split("+")}
     splits = sorted(builder.info.splits)
     if not bases <= set(splits):
-        raise ValueError(f"data.split={options.split!r}: {name} has {', '.join(splits)}")
+        raise UsageError(f"data.split={options.split!r}: {name} has {', '.join(splits)}")
     features = builder.info.features
     if "image" not in features:
-        raise ValueError(f"data.name={options.name!r} has no images, but {', '.join(features)}")
+        raise UsageError(f"data.name={options.name!r} has no images, but {', '.join(features)}")
     if options.labels == "none" or "label" not in features:
         class_names: tuple[str, ...] = ()
     else:
@@ -73,7 +74,7 @@ def tfds_source(options: DataOptions) -> Source:
     if None not in shape and not options.resize:
         wanted = (options.image_size, options.image_size, options.channels)
         if tuple(shape) != wanted:
-            raise ValueError(
+            raise UsageError(
                 f"data.name={options.name!r} has images of (height, width, channels) {shape}, but "
                 f"the model takes {wanted}: model.image_size and model.in_channels say so; "
                 "data.resize=True scales and crops them"

@@ -22,6 +22,7 @@ from iddpm_jax.diffusion.losses import mean_flat, training_loss_names, training_
 from iddpm_jax.diffusion.process import GaussianDiffusion, make_diffusion
 from iddpm_jax.diffusion.schedules import REFERENCE_NUM_TIMESTEPS
 from iddpm_jax.diffusion.timestep_samplers import TimestepSampler
+from iddpm_jax.errors import UsageError
 
 # How much of the signal is there at t = 0, and how much is left at t = 1, of the offset cosine.
 _MAX_SIGNAL, _MIN_SIGNAL = 0.95, 0.02
@@ -55,14 +56,14 @@ def make_continuous(schedule: str, loss: NoiseLoss | str) -> ContinuousDiffusion
       loss: `l1` or `l2`.
 
     Raises:
-      ValueError: there is no such schedule or loss.
+      UsageError: there is no such schedule or loss.
     """
     if schedule not in _ANGLES:
-        raise ValueError(
+        raise UsageError(
             f"unknown schedule {schedule!r} of continuous time: choose one of {', '.join(_ANGLES)}"
         )
     if loss not in tuple(NoiseLoss):
-        raise ValueError(f"unknown loss {loss!r}: choose one of {', '.join(NoiseLoss)}")
+        raise UsageError(f"unknown loss {loss!r}: choose one of {', '.join(NoiseLoss)}")
     return ContinuousDiffusion(schedule, NoiseLoss(loss))
 
 
@@ -96,11 +97,11 @@ def rates(c: ContinuousDiffusion, t: jax.Array | np.ndarray | float):
     """(signal_rate, noise_rate) at times t in [0, 1], of t's shape; float64 for numpy's times.
 
     Raises:
-      ValueError: a time outside [0, 1], where times are known and not traced.
+      UsageError: a time outside [0, 1], where times are known and not traced.
     """
     traced = isinstance(t, jax.core.Tracer)
     if not traced and not np.all((np.asarray(t) >= 0) & (np.asarray(t) <= 1)):
-        raise ValueError(f"t={np.asarray(t)} is outside [0, 1]")
+        raise UsageError(f"t={np.asarray(t)} is outside [0, 1]")
     xp = jnp if isinstance(t, jax.Array) else np
     angle = _ANGLES[c.schedule](t, xp)
     return xp.cos(angle), xp.sin(angle)
@@ -156,17 +157,17 @@ def discretise(c: ContinuousDiffusion, num_steps: int) -> GaussianDiffusion:
     Its last step, from time 1/N, ends at the predicted x_0.
 
     Raises:
-      ValueError: fewer than two steps, or so many that the first one has no noise to speak of.
+      UsageError: fewer than two steps, or so many that the first one has no noise to speak of.
     """
     if num_steps < 2:
-        raise ValueError(f"a process needs at least 2 steps, got {num_steps}")
+        raise UsageError(f"a process needs at least 2 steps, got {num_steps}")
     times = np.arange(1, num_steps + 1, dtype=np.float64) / num_steps
     signal, sigma = rates(c, times)
     # Where nothing of the signal is left, as at the end of the plain cosine, x_0 could not be told.
     # (Where steps are many, what is left before the last one is little, too.)
     alphas_cumprod = np.maximum(signal, min(_LEAST_SIGNAL, signal[-2] / 2)) ** 2
     if np.float32(alphas_cumprod[0]) == 1:
-        raise ValueError(
+        raise UsageError(
             f"the first of {num_steps} steps of the {c.schedule} schedule has less noise than "
             "float32 can hold; use fewer"
         )

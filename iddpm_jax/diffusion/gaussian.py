@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from iddpm_jax.diffusion.process import GaussianDiffusion, MeanType, VarType
+from iddpm_jax.errors import UsageError
 
 ModelFn = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -159,12 +160,12 @@ def split_output(
     """Cuts the network's output into its mean half and, where learned, its variance half.
 
     Raises:
-      ValueError: the number of channels is not C, or 2C where the variance is learned.
+      UsageError: the number of channels is not C, or 2C where the variance is learned.
     """
     channels = x_t.shape[-1]
     expected = (*x_t.shape[:-1], 2 * channels if d.var_type.is_learned else channels)
     if output.shape != expected:
-        raise ValueError(
+        raise UsageError(
             f"the network returned shape {output.shape}, but var_type={d.var_type} "
             f"with inputs of shape {x_t.shape} needs {expected}"
         )

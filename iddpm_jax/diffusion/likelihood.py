@@ -15,6 +15,7 @@ from iddpm_jax.diffusion.gaussian import (
 from iddpm_jax.diffusion.losses import mean_flat, nats_to_bits, normal_kl, vb_terms_bpd
 from iddpm_jax.diffusion.process import GaussianDiffusion
 from iddpm_jax.diffusion.samplers import per_sample_keys, per_sample_noise
+from iddpm_jax.errors import UsageError
 
 
 def prior_bpd(d: GaussianDiffusion, x_start: jax.Array) -> jax.Array:
@@ -49,10 +50,10 @@ def bpd_loop(
       order of the loop, t = T-1 first.
 
     Raises:
-      ValueError: not exactly one of `key` and `noises` is given.
+      UsageError: not exactly one of `key` and `noises` is given.
     """
     if (key is None) == (noises is None):
-        raise ValueError("bpd_loop needs a key or the noises, and not both")
+        raise UsageError("bpd_loop needs a key or the noises, and not both")
     batch = x_start.shape[0]
     keys = None if key is None else per_sample_keys(key, batch)
     timesteps = jnp.arange(d.num_timesteps - 1, -1, -1, dtype=jnp.int32)

@@ -13,6 +13,7 @@ import numpy as np
 
 from iddpm_jax.diffusion.respacing import half_log_snr, respaced_betas
 from iddpm_jax.diffusion.schedules import REFERENCE_NUM_TIMESTEPS, check_betas
+from iddpm_jax.errors import UsageError
 
 
 class MeanType(enum.StrEnum):
@@ -137,26 +138,26 @@ def make_diffusion(
         network goes on being told the timesteps of the full process.
 
     Raises:
-      ValueError: an unknown type, a β outside (0, 1), kept timesteps out of range or
+      UsageError: an unknown type, a β outside (0, 1), kept timesteps out of range or
         unsorted, or fewer than two steps (the first variance is that of the second step).
     """
     betas = np.asarray(betas, dtype=np.float64)
     check_betas(betas, "make_diffusion")
     if betas.max() == 1:
-        raise ValueError(
+        raise UsageError(
             f"beta[{betas.argmax()}] of {betas.size} is 1, after which no signal is left and the "
             "tables are infinite; use more timesteps"
         )
     kept = np.arange(betas.size) if keep_timesteps is None else np.asarray(keep_timesteps)
     if kept.ndim != 1 or (np.diff(kept) <= 0).any() or kept.min(initial=0) < 0:
-        raise ValueError(f"keep_timesteps must be sorted and distinct, got {kept.tolist()}")
+        raise UsageError(f"keep_timesteps must be sorted and distinct, got {kept.tolist()}")
     if kept.size < 2:
-        raise ValueError(
+        raise UsageError(
             f"a diffusion process needs at least 2 timesteps, got {kept.size} (of {betas.size}): "
             "the variance at the first step is taken from the second"
         )
     if kept[-1] >= betas.size:
-        raise ValueError(f"keep_timesteps has {kept[-1]}, but the schedule has {betas.size} steps")
+        raise UsageError(f"keep_timesteps has {kept[-1]}, but the schedule has {betas.size} steps")
     timestep_scale = REFERENCE_NUM_TIMESTEPS / betas.size if rescale_timesteps else 1.0
     tables = _tables(betas if keep_timesteps is None else respaced_betas(betas, kept))
     # Scaled in float32, as the reference does it, so that the network sees the same bits.
@@ -175,7 +176,7 @@ def _member(kind: type[enum.StrEnum], value: str) -> enum.StrEnum:
     try:
         return kind(value)
     except ValueError:
-        raise ValueError(
+        raise UsageError(
             f"unknown {kind.__name__} {str(value)!r}: choose one of {', '.join(kind)}"
         ) from None
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from iddpm_jax.errors import UsageError
+
 
 def space_timesteps(num_timesteps: int, spec: str | Sequence[int]) -> np.ndarray:
     """Chooses which of `num_timesteps` steps to keep.
@@ -25,7 +27,7 @@ def space_timesteps(num_timesteps: int, spec: str | Sequence[int]) -> np.ndarray
       The kept timesteps, sorted, int64 `[K]`.
 
     Raises:
-      ValueError: the spec cannot be read, or asks for steps that are not there.
+      UsageError: the spec cannot be read, or asks for steps that are not there.
     """
     for prefix, choose in _NAMED.items():
         if isinstance(spec, str) and spec.startswith(prefix):
@@ -37,14 +39,14 @@ def space_timesteps(num_timesteps: int, spec: str | Sequence[int]) -> np.ndarray
     for index, count in enumerate(counts):
         section = size + (index < extra)
         if count > section:
-            raise ValueError(
+            raise UsageError(
                 f"respacing {spec!r}: section {index} of {len(counts)} has {section} of the "
                 f"{num_timesteps} timesteps and cannot keep {count}"
             )
         kept += _evenly_spaced(start, section, count)
         start += section
     if not kept:
-        raise ValueError(f"respacing {spec!r} keeps no timestep; ask for at least one")
+        raise UsageError(f"respacing {spec!r} keeps no timestep; ask for at least one")
     return np.unique(np.asarray(kept, dtype=np.int64))
 
 
@@ -53,12 +55,12 @@ def _section_counts(spec: str | Sequence[int]) -> list[int]:
     try:
         counts = [int(part) for part in parts]
     except ValueError:
-        raise ValueError(
+        raise UsageError(
             f"respacing {spec!r} cannot be read: give a number ('250'), "
             "numbers per section ('10,15,20'), 'ddimN' or 'exactN'"
         ) from None
     if not counts or min(counts) < 0:
-        raise ValueError(f"respacing {spec!r}: section counts must not be empty or negative")
+        raise UsageError(f"respacing {spec!r}: section counts must not be empty or negative")
     return counts
 
 
@@ -78,7 +80,7 @@ def _count_after(prefix: str, spec: str) -> int:
     try:
         return int(spec.removeprefix(prefix))
     except ValueError:
-        raise ValueError(f"respacing {spec!r} cannot be read: {prefix!r} needs a number") from None
+        raise UsageError(f"respacing {spec!r} cannot be read: {prefix!r} needs a number") from None
 
 
 def _strided(num_timesteps: int, spec: str, wanted: int) -> np.ndarray:
@@ -86,7 +88,7 @@ def _strided(num_timesteps: int, spec: str, wanted: int) -> np.ndarray:
     reachable = {-(-num_timesteps // s): s for s in range(num_timesteps - 1, 0, -1)}
     if wanted not in reachable:
         nearest = sorted(sorted(reachable, key=lambda n: abs(n - wanted))[:3])
-        raise ValueError(
+        raise UsageError(
             f"respacing {spec!r}: no integer stride over {num_timesteps} timesteps gives "
             f"{wanted} steps; the nearest that work are {', '.join(f'ddim{n}' for n in nearest)}, "
             f"and exact{wanted} spaces them unevenly"
@@ -112,7 +114,7 @@ def _trailing(num_timesteps: int, spec: str, wanted: int) -> np.ndarray:
 
 def _check_count(num_timesteps: int, spec: str, wanted: int) -> None:
     if not 2 <= wanted <= num_timesteps:
-        raise ValueError(
+        raise UsageError(
             f"respacing {spec!r}: asks for {wanted} of {num_timesteps} timesteps; "
             f"from 2 to {num_timesteps} are possible"
         )
@@ -164,11 +166,11 @@ def log_snr_timesteps(betas: np.ndarray, count: int) -> np.ndarray:
       all distinct.
 
     Raises:
-      ValueError: count is not from 2 to T.
+      UsageError: count is not from 2 to T.
     """
     steps = betas.size
     if not 2 <= count <= steps:
-        raise ValueError(
+        raise UsageError(
             f"cannot keep {count} of {steps} timesteps; from 2 to {steps} are possible"
         )
     decreasing = half_log_snr(np.cumprod(1.0 - betas))

@@ -33,6 +33,7 @@ from iddpm_jax.diffusion.losses import (
     normal_kl,
 )
 from iddpm_jax.diffusion.process import GaussianDiffusion, MeanType, VarType
+from iddpm_jax.errors import UsageError
 
 
 class PairTables(NamedTuple):
@@ -79,9 +80,9 @@ def pair_tables(betas: np.ndarray) -> PairTables:
 
 
 def check_searchable(d: GaussianDiffusion) -> None:
-    """ValueError unless the costs of `d`'s pairs follow from one output of the network."""
+    """UsageError unless the costs of `d`'s pairs follow from one output of the network."""
     if d.mean_type is MeanType.X_PREV or d.var_type is VarType.LEARNED:
-        raise ValueError(
+        raise UsageError(
             f"mean_type={d.mean_type} with var_type={d.var_type} ties the network to the step to "
             "t - 1; other steps cannot be computed from it"
         )
@@ -165,11 +166,11 @@ def best_timesteps(costs: Costs, max_steps: int) -> tuple[np.ndarray, np.ndarray
         then -1.
 
     Raises:
-      ValueError: max_steps is not from 2 to T.
+      UsageError: max_steps is not from 2 to T.
     """
     total = costs.prior.size
     if not 2 <= max_steps <= total:
-        raise ValueError(f"max_steps={max_steps} must be from 2 to {total}")
+        raise UsageError(f"max_steps={max_steps} must be from 2 to {total}")
     going_down = np.tri(total, k=-1, dtype=bool)
     transition = np.where(going_down, costs.transition, np.inf)
     # Two steps: to t from the s < t whose decoder comes after it.

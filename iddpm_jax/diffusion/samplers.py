@@ -20,6 +20,7 @@ from iddpm_jax.diffusion.gaussian import (
     predict_eps_from_xstart,
 )
 from iddpm_jax.diffusion.process import GaussianDiffusion
+from iddpm_jax.errors import UsageError
 
 # Sample i draws x_T with this number folded into its key, and the noise of step t with t.
 _X_T_FOLD = 2**31 - 1
@@ -64,11 +65,11 @@ def ddim_step(
 ) -> tuple[jax.Array, jax.Array]:
     """One step of DDIM (Song et al. 2021, eq. 12 and 16); arguments as in `ddpm_step`.
 
-    `eta` = 0 is deterministic, 1 has the variance of the DDPM posterior; ValueError if it is
+    `eta` = 0 is deterministic, 1 has the variance of the DDPM posterior; UsageError if it is
     not in [0, 1].
     """
     if not 0 <= eta <= 1:
-        raise ValueError(f"eta={eta} must be in [0, 1]")
+        raise UsageError(f"eta={eta} must be in [0, 1]")
     p = p_mean_variance(d, model_fn, x_t, t, clip_denoised, denoised_fn)
     # ε is derived again because x_0 may have been clipped, or predicted in the first place.
     eps = predict_eps_from_xstart(d, x_t, t, p.pred_xstart)
@@ -161,7 +162,7 @@ def per_sample_keys(key: jax.Array, batch: int, first: int = 0) -> jax.Array:
         key = jax.random.wrap_key_data(key)
     if key.ndim:
         if key.shape[0] != batch:
-            raise ValueError(f"{key.shape[0]} keys were given for a batch of {batch}")
+            raise UsageError(f"{key.shape[0]} keys were given for a batch of {batch}")
         return key
     return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(batch))
 
@@ -205,10 +206,10 @@ def sample_loop(
       x_0, `[B, H, W, C]`.
 
     Raises:
-      ValueError: not exactly one of `key` and `noises` is given.
+      UsageError: not exactly one of `key` and `noises` is given.
     """
     if (key is None) == (noises is None):
-        raise ValueError("sample_loop needs a key or the noises, and not both")
+        raise UsageError("sample_loop needs a key or the noises, and not both")
     keys = None if key is None else per_sample_keys(key, x_T.shape[0])
     timesteps = jnp.arange(d.num_timesteps - 1, -1, -1, dtype=jnp.int32)
     carry = (x_T, jnp.zeros_like(x_T))

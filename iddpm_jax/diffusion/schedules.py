@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from iddpm_jax.errors import UsageError
+
 # The step count that schedules and timesteps are expressed in since Ho et al. 2020:
 # a schedule of another length is stretched so that it destroys the same amount of signal.
 REFERENCE_NUM_TIMESTEPS = 1000
@@ -67,26 +69,26 @@ def beta_schedule(name: str, num_timesteps: int) -> np.ndarray:
       β, float64 `[T]`, each in (0, 1].
 
     Raises:
-      ValueError: unknown name, T < 1, or a β outside (0, 1]. The linear schedule and those
+      UsageError: unknown name, T < 1, or a β outside (0, 1]. The linear schedule and those
         between its ends need T >= 20, since its last β is 20 / T.
     """
     if name not in _SCHEDULES:
-        raise ValueError(f"unknown noise schedule {name!r}: choose one of {', '.join(_SCHEDULES)}")
+        raise UsageError(f"unknown noise schedule {name!r}: choose one of {', '.join(_SCHEDULES)}")
     if num_timesteps < 1:
-        raise ValueError(f"a schedule needs at least 1 timestep, got num_timesteps={num_timesteps}")
+        raise UsageError(f"a schedule needs at least 1 timestep, got num_timesteps={num_timesteps}")
     betas = _SCHEDULES[name](num_timesteps)
     check_betas(betas, f"the {name} schedule with num_timesteps={num_timesteps}")
     return betas
 
 
 def check_betas(betas: np.ndarray, origin: str) -> None:
-    """Raises ValueError unless `betas` is a vector with every entry in (0, 1]."""
+    """Raises UsageError unless `betas` is a vector with every entry in (0, 1]."""
     if betas.ndim != 1 or betas.size == 0:
-        raise ValueError(f"{origin}: betas must be a non-empty vector, got shape {betas.shape}")
+        raise UsageError(f"{origin}: betas must be a non-empty vector, got shape {betas.shape}")
     bad = ~((betas > 0) & (betas <= 1))
     if bad.any():
         index = int(np.argmax(bad))
-        raise ValueError(
+        raise UsageError(
             f"{origin} has beta[{index}] = {betas[index]:.6g}, outside (0, 1]; "
             "use more timesteps or another schedule"
         )

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from iddpm_jax.errors import UsageError
+
 
 class TimestepSampler(NamedTuple):
     """A distribution over timesteps with unbiased importance weights.
@@ -98,7 +100,7 @@ _SAMPLERS: dict[str, Callable[[int], TimestepSampler]] = {
 
 
 def timestep_sampler(name: str, num_timesteps: int) -> TimestepSampler:
-    """The sampler `name` over `num_timesteps` steps; ValueError if there is no such name."""
+    """The sampler `name` over `num_timesteps` steps; UsageError if there is no such name."""
     if name not in _SAMPLERS:
-        raise ValueError(f"unknown schedule_sampler {name!r}: choose one of {', '.join(_SAMPLERS)}")
+        raise UsageError(f"unknown schedule_sampler {name!r}: choose one of {', '.join(_SAMPLERS)}")
     return _SAMPLERS[name](num_timesteps)

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from iddpm_jax import diffusion as dm
+from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.image_batches import ImageBatch
 from iddpm_jax.processes import place
 
@@ -109,7 +110,7 @@ def summarise(parts: Iterable[Mapping[str, np.ndarray]]) -> BoundSummary:
     )
     count = len(total)
     if not count:
-        raise ValueError("there was no image that can be used")
+        raise UsageError("there was no image that can be used")
     error = float(total.std(ddof=1) / math.sqrt(count)) if count > 1 else None
     terms = {name: sum(part[name] for part in parts) / count for name in _TERMS}
     return BoundSummary(

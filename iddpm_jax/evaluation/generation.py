@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from iddpm_jax import diffusion as dm
+from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.standardization import UNCHANGED, Standardization
 from iddpm_jax.processes import place
 
@@ -67,13 +68,13 @@ class Generator:
 
     def __post_init__(self):
         if self.sampler not in SAMPLERS:
-            raise ValueError(
+            raise UsageError(
                 f"unknown sampler {self.sampler!r}: choose one of {', '.join(SAMPLERS)}"
             )
         if self.eta and self.sampler != "ddim":
-            raise ValueError(f"eta={self.eta} is an option of ddim, not of {self.sampler}")
+            raise UsageError(f"eta={self.eta} is an option of ddim, not of {self.sampler}")
         if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta={self.eta} must be in [0, 1]")
+            raise UsageError(f"eta={self.eta} must be in [0, 1]")
 
     def parts(self, count: int = 0) -> list[np.ndarray]:
         """The timesteps in the order they are taken, cut into `count` parts.

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from iddpm_jax.errors import UsageError
+
 _BACKGROUND = 255
 _MIN_CELL = 32  # Smaller images are enlarged by whole factors, or nobody could see them.
 _GAP = 2
@@ -121,19 +123,19 @@ def read_image(path: str, image_shape: tuple[int, int, int]) -> np.ndarray:
       uint8 `[H, W, C]`.
 
     Raises:
-      ValueError: it cannot be read as an image, or has another size.
+      UsageError: it cannot be read as an image, or has another size.
     """
     height, width, channels = image_shape
     modes = {1: "L", 3: "RGB", 4: "RGBA"}
     if channels not in modes:
-        raise ValueError(f"{path}: images of {channels} channels cannot be read from files")
+        raise UsageError(f"{path}: images of {channels} channels cannot be read from files")
     try:
         with Image.open(path) as image:
             # The size is known before anything is decoded, however large that would become.
             if image.size != (width, height):
                 size = f"{image.size[0]} x {image.size[1]}"
-                raise ValueError(f"{path} is {size}, the model needs {width} x {height}")
+                raise UsageError(f"{path} is {size}, the model needs {width} x {height}")
             pixels = np.asarray(image.convert(modes[channels]))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+        raise UsageError(f"{path} cannot be read as an image: {error}") from error
     return pixels.reshape(image_shape)

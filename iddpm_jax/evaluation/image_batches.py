@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from iddpm_jax.errors import UsageError
+
 Load = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
@@ -35,10 +37,10 @@ def spread_indices(total: int, wanted: int) -> np.ndarray:
     """`wanted` of `total` images, spread evenly over all of them; 0 takes all.
 
     Raises:
-      ValueError: there are not as many.
+      UsageError: there are not as many.
     """
     if not 0 <= wanted <= total:
-        raise ValueError(f"num_samples={wanted}, but there are {total} images; 0 takes all")
+        raise UsageError(f"num_samples={wanted}, but there are {total} images; 0 takes all")
     return np.arange(wanted or total) * total // (wanted or total)
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.files import npz_bytes, write_atomically
 
 FILE_NAME = "dp_respacing.npz"
@@ -37,14 +38,14 @@ def searched_timesteps(workdir: pathlib.Path, respacing: str) -> np.ndarray | No
     """The timesteps of `dp25` and its like, sorted, int `[K]`; None for any other respacing.
 
     Raises:
-      ValueError: the work directory has no table, or none with as many steps.
+      UsageError: the work directory has no table, or none with as many steps.
     """
     match = SEARCHED.fullmatch(respacing)
     if match is None:
         return None
     path = workdir / FILE_NAME
     if not path.exists():
-        raise ValueError(
+        raise UsageError(
             f"respacing {respacing!r} has not been searched for yet: "
             f"python -m iddpm_jax.dp_respacing --workdir={workdir}"
         )
@@ -52,8 +53,8 @@ def searched_timesteps(workdir: pathlib.Path, respacing: str) -> np.ndarray | No
         with np.load(path) as arrays:
             table = RespacingTable(**{name: arrays[name] for name in RespacingTable._fields})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read ({error}); delete it and search anew") from error
+        raise UsageError(f"{path} cannot be read ({error}); delete it and search anew") from error
     count, largest = int(match[1]), len(table.bounds) - 1
     if not 2 <= count <= largest:
-        raise ValueError(f"respacing {respacing!r}: {path} has from dp2 to dp{largest}")
+        raise UsageError(f"respacing {respacing!r}: {path} has from dp2 to dp{largest}")
     return table.timesteps[count, :count]

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.files import npz_bytes, write_atomically, write_json
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # The same bytes whenever a file is written.
@@ -31,7 +32,7 @@ def claim(
     The settings are kept in the file `record`.
 
     Raises:
-      ValueError: the directory holds another run, or files of somebody else, or cannot be
+      UsageError: the directory holds another run, or files of somebody else, or cannot be
         written.
     """
     settings = json.loads(json.dumps(settings))
@@ -44,27 +45,27 @@ def claim(
             if before.get(key) != settings.get(key)
         ]
         if changed:
-            raise ValueError(
+            raise UsageError(
                 f"{directory} holds results of another run:\n  "
                 + "\n  ".join(changed)
                 + "\nchoose another --out"
             )
     elif directory.is_dir() and any(directory.iterdir()):
-        raise ValueError(f"{directory} holds other files; choose another --out")
+        raise UsageError(f"{directory} holds other files; choose another --out")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         write_json(file, settings)
     except OSError as error:
-        raise ValueError(f"{directory} cannot be written: {error}") from error
+        raise UsageError(f"{directory} cannot be written: {error}") from error
 
 
 def _read_record(file: pathlib.Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read: {error}; choose another --out") from error
+        raise UsageError(f"{file} cannot be read: {error}; choose another --out") from error
     if not isinstance(record, dict):
-        raise ValueError(f"{file} cannot be read: it holds no settings; choose another --out")
+        raise UsageError(f"{file} cannot be read: it holds no settings; choose another --out")
     return record
 
 
@@ -93,7 +94,7 @@ class Shards:
                 with np.load(self._path(number)) as part:
                     arrays = {name: part[name] for name in part.files}
             except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-                raise ValueError(
+                raise UsageError(
                     f"{self._path(number)} cannot be read ({error}); delete it, and what it had is "
                     "computed again"
                 ) from error

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.grids import to_uint8
 
 
@@ -56,7 +57,7 @@ def measure(batches: Iterable[np.ndarray]) -> Standardization:
     """The one of images, uint8 `[N, H, W, C]` each; rounded, so that it can be written down.
 
     Raises:
-      ValueError: a channel is the same everywhere.
+      UsageError: a channel is the same everywhere.
     """
     # Of each channel, how often each of the 256 values occurs.
     counts = sum(
@@ -68,7 +69,7 @@ def measure(batches: Iterable[np.ndarray]) -> Standardization:
     mean = share @ values
     std = np.sqrt((share * np.square(values - mean[:, None])).sum(axis=1)).round(5)
     if not std.all():
-        raise ValueError(
+        raise UsageError(
             f"channel {int(np.argmin(std))} of the images is the same everywhere, which cannot be "
             "standardised"
         )

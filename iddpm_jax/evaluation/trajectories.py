@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from iddpm_jax import diffusion as dm
+from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.generation import Generator, batch_size_for
 from iddpm_jax.evaluation.standardization import UNCHANGED, Standardization
 
@@ -138,10 +139,10 @@ def interpolate(
       uint8 `[R, frames, H, W, C]`.
 
     Raises:
-      ValueError: the sampler adds noise on its way.
+      UsageError: the sampler adds noise on its way.
     """
     if generator.sampler == "ddpm" or generator.eta:
-        raise ValueError(
+        raise UsageError(
             f"interpolation needs a deterministic sampler (ddim with eta=0, or dpm-solver++), "
             f"not {generator.sampler} with eta={generator.eta}"
         )

@@ -7,6 +7,8 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
+from iddpm_jax.errors import UsageError
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 _BLOCK = re.compile(r"(input|output)_blocks\.(\d+)\.")
@@ -57,7 +59,7 @@ def infer_architecture(shapes: Shapes) -> Architecture:
     The result is a claim that `params_from_torch` then checks parameter by parameter.
 
     Raises:
-      ValueError: it is not the state dict of a UNet of improved diffusion.
+      UsageError: it is not the state dict of a UNet of improved diffusion.
     """
     first, last = _shape(shapes, "input_blocks.0.0.weight"), _shape(shapes, "out.2.weight")
     width = first[0]
@@ -65,19 +67,19 @@ def infer_architecture(shapes: Shapes) -> Architecture:
     blocks = {len(level) for level in levels}
     if len(blocks) != 1:
         counts = [len(level) for level in levels]
-        raise ValueError(f"resolutions have unequal numbers of residual blocks: {counts}")
+        raise UsageError(f"resolutions have unequal numbers of residual blocks: {counts}")
     channels = [
         [_shape(shapes, f"{block}.0.out_layers.3.weight")[0] for block in x] for x in levels
     ]
     for x in channels:
         if len(set(x)) != 1 or x[0] % width:
-            raise ValueError(
+            raise UsageError(
                 f"the residual blocks of a resolution have {x} channels, which are not one "
                 f"multiple of the {width} at the input"
             )
     has_attention = [{f"{block}.1.qkv.weight" in shapes for block in level} for level in levels]
     if any(len(x) != 1 for x in has_attention):
-        raise ValueError("some, but not all residual blocks of a resolution attend")
+        raise UsageError("some, but not all residual blocks of a resolution attend")
     block = f"{levels[0][0]}.0"
     scale_shift = _shape(shapes, f"{block}.emb_layers.1.weight")[0] == 2 * channels[0][0]
     resampled = any(".0.op." in name for name in shapes)
@@ -101,7 +103,7 @@ def _shape(shapes: Shapes, name: str) -> tuple[int, ...]:
     shape = tuple(shapes.get(name, ()))
     if len(shape) < 2 or min(shape) < 1:
         found = f"has shape {shape}" if name in shapes else "is missing"
-        raise ValueError(f"{name} {found}: these are not the weights of an improved-diffusion UNet")
+        raise UsageError(f"{name} {found}: these are not the weights of an improved-diffusion UNet")
     return shape
 
 
@@ -119,7 +121,7 @@ def _levels(shapes: Shapes) -> list[list[str]]:
     # Both halves have L (N + 1) blocks; on the way up, each of them has parameters.
     count = max(numbers["output"], default=0) + 1
     if numbers["output"] != set(range(count)) or max(numbers["input"]) >= count:
-        raise ValueError(
+        raise UsageError(
             f"the network has {len(numbers['output'])} blocks on the way up and "
             f"{len(numbers['input'])} on the way down, numbered with gaps: some are missing"
         )
@@ -131,5 +133,5 @@ def _levels(shapes: Shapes) -> list[list[str]]:
         else:
             levels.append([])
     if not all(levels):
-        raise ValueError("a resolution has no residual block on the way down")
+        raise UsageError("a resolution has no residual block on the way down")
     return levels

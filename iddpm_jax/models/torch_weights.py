@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from iddpm_jax.errors import UsageError
 from iddpm_jax.models.unet import UNet, abstract_params
 
 Path = tuple[str, ...]
@@ -60,7 +61,7 @@ def _torch_name(path: Path, blocks: set[str]) -> str:
         return f"{_TOP[top]}.{_LEAF[leaf]}"
     match = _BLOCK.fullmatch(top)
     if match is None:
-        raise ValueError(f"parameter {'/'.join(path)} is not one of a UNet")
+        raise UsageError(f"parameter {'/'.join(path)} is not one of a UNet")
     place, index, kind = match.groups()
     layer = {"res": _RES, "attn": _ATTN, "downsample": {"conv": "op"}, "upsample": {"conv": "conv"}}
     name = layer[kind][inner[0]]
@@ -155,7 +156,7 @@ def params_from_torch(state_dict: Mapping[str, np.ndarray], model: UNet) -> dict
     Nothing is copied: the leaves are views of the given arrays.
 
     Raises:
-      ValueError: parameters that are missing, surplus or of another shape; all are named.
+      UsageError: parameters that are missing, surplus or of another shape; all are named.
     """
     params = abstract_params(model)
     blocks = set(params)
@@ -174,7 +175,7 @@ def params_from_torch(state_dict: Mapping[str, np.ndarray], model: UNet) -> dict
     if problems:
         shown = "\n  ".join(sorted(problems)[:20])
         more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise ValueError(f"the weights do not fit the network:\n  {shown}{more}")
+        raise UsageError(f"the weights do not fit the network:\n  {shown}{more}")
     # Rebuilt in the tree's own order, which the set operations above do not keep.
     return _ordered_like(tree, params)
 

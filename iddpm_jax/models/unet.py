@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from iddpm_jax.errors import UsageError
 from iddpm_jax.models.layers import (
     NUM_GROUPS,
     AttentionBlock,
@@ -94,10 +95,10 @@ class UNet(nn.Module):
           dict of `down` (list), `middle` and `up` (list).
 
         Raises:
-          ValueError: inputs that do not fit the architecture.
+          UsageError: inputs that do not fit the architecture.
         """
         if low_res is not None:
-            raise ValueError("UNet takes no low_res input; use SuperResUNet")
+            raise UsageError("UNet takes no low_res input; use SuperResUNet")
         return self.torso(x, timesteps, y, train, return_features)
 
     def init_params(self, key: jax.Array) -> dict:
@@ -204,9 +205,9 @@ class SuperResUNet(UNet):
     ):
         """As `UNet.__call__`; `low_res` `[B, h, w, in_channels]` is up-sampled bilinearly."""
         if low_res is None:
-            raise ValueError("SuperResUNet needs a low_res input")
+            raise UsageError("SuperResUNet needs a low_res input")
         if low_res.shape[0] != x.shape[0] or low_res.shape[-1] != x.shape[-1]:
-            raise ValueError(
+            raise UsageError(
                 f"low_res of shape {low_res.shape} does not fit an input of shape {x.shape}: "
                 "batch and channels must be alike"
             )
@@ -232,17 +233,17 @@ def feature_sizes(size: int, resolutions: int, conv_resample: bool) -> list[int]
     size again. The reference takes no such sizes.
 
     Raises:
-      ValueError: there is nothing left to halve, or an odd size is to be halved by pooling.
+      UsageError: there is nothing left to halve, or an odd size is to be halved by pooling.
     """
     sizes = [size]
     for _ in range(resolutions - 1):
         if sizes[-1] == 1:
-            raise ValueError(
+            raise UsageError(
                 f"a size of {size} is too small for {resolutions} resolutions: its feature maps "
                 f"are {sizes} wide"
             )
         if sizes[-1] % 2 and not conv_resample:
-            raise ValueError(
+            raise UsageError(
                 f"a size of {size} has feature maps of {sizes}, of which the last cannot be halved "
                 "by pooling: use conv_resample=True"
             )
@@ -251,11 +252,11 @@ def feature_sizes(size: int, resolutions: int, conv_resample: bool) -> list[int]
 
 
 def _check_architecture(model: UNet) -> None:
-    """Raises ValueError, naming the values, for an architecture that cannot be built."""
+    """Raises UsageError, naming the values, for an architecture that cannot be built."""
     if not 1 <= model.dims <= 3:
-        raise ValueError(f"dims={model.dims}: signals may have 1, 2 or 3 spatial axes")
+        raise UsageError(f"dims={model.dims}: signals may have 1, 2 or 3 spatial axes")
     if not model.channel_mult:
-        raise ValueError("channel_mult is empty: give one factor for each resolution")
+        raise UsageError("channel_mult is empty: give one factor for each resolution")
     heads = {"num_heads": model.num_heads}
     if model.num_heads_upsample != -1:
         heads["num_heads_upsample"] = model.num_heads_upsample
@@ -263,7 +264,7 @@ def _check_architecture(model: UNet) -> None:
     for factor, mult in zip(factors, model.channel_mult, strict=True):
         channels = mult * model.model_channels
         if channels < 1 or channels % NUM_GROUPS:
-            raise ValueError(
+            raise UsageError(
                 f"num_channels={model.model_channels} times channel_mult={mult} gives {channels} "
                 f"channels, which the {NUM_GROUPS} groups of GroupNorm do not divide"
             )
@@ -271,29 +272,29 @@ def _check_architecture(model: UNet) -> None:
         if factor in model.attention_resolutions or factor == factors[-1]:
             for name, value in heads.items():
                 if value < 1 or channels % value:
-                    raise ValueError(f"{name}={value} does not divide {channels} channels")
+                    raise UsageError(f"{name}={value} does not divide {channels} channels")
     unreached = sorted(set(model.attention_resolutions) - set(factors))
     if unreached:
-        raise ValueError(
+        raise UsageError(
             f"attention at down-sampling {unreached} is never reached: a network with "
             f"{len(factors)} resolutions down-samples by {factors}"
         )
     if not 0 <= model.dropout < 1:
-        raise ValueError(f"dropout={model.dropout} must be in [0, 1)")
+        raise UsageError(f"dropout={model.dropout} must be in [0, 1)")
 
 
 def _check_inputs(model: UNet, x, timesteps, y) -> None:
     if x.ndim != model.dims + 2:
-        raise ValueError(f"an input of shape {x.shape} does not have {model.dims} spatial axes")
+        raise UsageError(f"an input of shape {x.shape} does not have {model.dims} spatial axes")
     channels = model.in_channels * (2 if isinstance(model, SuperResUNet) else 1)
     if x.shape[-1] != channels:
-        raise ValueError(f"an input of shape {x.shape} does not have {channels} channels")
+        raise UsageError(f"an input of shape {x.shape} does not have {channels} channels")
     for size in x.shape[2:-1] if model.dims == 3 else x.shape[1:-1]:
         feature_sizes(size, len(model.channel_mult), model.conv_resample)
     if (y is not None) != bool(model.num_classes):
-        raise ValueError(
+        raise UsageError(
             f"num_classes={model.num_classes}, but labels y were {'not ' * (y is None)}given"
         )
     for name, value in {"timesteps": timesteps, "y": y}.items():
         if value is not None and value.shape != x.shape[:1]:
-            raise ValueError(f"{name} has shape {value.shape}, expected {x.shape[:1]}")
+            raise UsageError(f"{name} has shape {value.shape}, expected {x.shape[:1]}")

@@ -8,8 +8,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from iddpm_jax.errors import UsageError
 
-class PeerError(RuntimeError):
+
+class PeerError(UsageError):
     """Another process could not do its part."""
 
 

@@ -26,6 +26,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
+from iddpm_jax.errors import UsageError
 from iddpm_jax.processes import any_process, place
 from iddpm_jax.training import checksums, loss_scale
 from iddpm_jax.training.state import TrainState
@@ -41,7 +42,7 @@ _LOSS_SCALE = "log2_loss_scale"  # Among the counters, where there is one.
 _SMALLEST_SHARE = 2**20
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UsageError):
     """A checkpoint is missing, damaged or of another format."""
 
 

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from iddpm_jax import diffusion as dm
 from iddpm_jax.data import BatchIterator
+from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.grids import save_png
 from iddpm_jax.processes import SharedFlag, Watch, everywhere, place
 from iddpm_jax.training import loss_scale, sharding
@@ -29,7 +30,7 @@ from iddpm_jax.training.state import TrainState
 from iddpm_jax.training.step import make_init, make_train_step
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(UsageError):
     """Training met non-finite losses or gradients too many times in a row."""
 
 

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from iddpm_jax.errors import UsageError
+
 Params = Any
 
 
@@ -25,13 +27,13 @@ def params_ema(decays: Sequence[float]) -> optax.GradientTransformation:
     of a chain, where the updates are what will be added to the parameters.
 
     Raises:
-      ValueError: a decay outside [0, 1), or twice the same.
+      UsageError: a decay outside [0, 1), or twice the same.
     """
     for decay in decays:
         if not 0 <= decay < 1:
-            raise ValueError(f"train.ema_rate={tuple(decays)}: {decay} is not in [0, 1)")
+            raise UsageError(f"train.ema_rate={tuple(decays)}: {decay} is not in [0, 1)")
     if len(set(decays)) != len(decays):
-        raise ValueError(f"train.ema_rate={tuple(decays)} has the same rate twice")
+        raise UsageError(f"train.ema_rate={tuple(decays)} has the same rate twice")
 
     def init(params):
         # Copies: the step donates its state, and a buffer can be given away only once.
@@ -39,7 +41,7 @@ def params_ema(decays: Sequence[float]) -> optax.GradientTransformation:
 
     def update(updates, state, params=None):
         if params is None:
-            raise ValueError("params_ema needs params: optimizer.update(updates, state, params)")
+            raise UsageError("params_ema needs params: optimizer.update(updates, state, params)")
         new_params = optax.apply_updates(params, updates)
         ema = {
             str(decay): optax.incremental_update(new_params, state.ema[str(decay)], 1 - decay)

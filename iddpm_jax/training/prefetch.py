@@ -6,11 +6,12 @@ import jax
 import numpy as np
 
 from iddpm_jax.data import BatchIterator
+from iddpm_jax.errors import UsageError
 
 Batch = dict[str, jax.Array]
 
 
-class DataError(ValueError):
+class DataError(UsageError):
     """Images that training needs cannot be used."""
 
 

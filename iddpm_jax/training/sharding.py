@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from iddpm_jax.errors import UsageError
+
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh over `devices`, by default all devices of all processes."""
@@ -79,15 +81,15 @@ def on_all_processes(mesh: Mesh, tree: Any) -> Any:
 
 
 def check_batch_size(batch_size: int, microbatch: int, mesh: Mesh) -> None:
-    """Raises ValueError unless devices and microbatches divide the batch evenly."""
+    """Raises UsageError unless devices and microbatches divide the batch evenly."""
     devices = mesh.devices.size
     if batch_size < 1:
-        raise ValueError(f"train.batch_size={batch_size} must be at least 1")
+        raise UsageError(f"train.batch_size={batch_size} must be at least 1")
     if batch_size % devices:
-        raise ValueError(f"train.batch_size={batch_size} is not divisible by {devices} devices")
+        raise UsageError(f"train.batch_size={batch_size} is not divisible by {devices} devices")
     if microbatch < 0 or (microbatch and batch_size % microbatch):
-        raise ValueError(
+        raise UsageError(
             f"train.microbatch={microbatch} does not divide train.batch_size={batch_size}"
         )
     if microbatch % devices:
-        raise ValueError(f"train.microbatch={microbatch} is not divisible by {devices} devices")
+        raise UsageError(f"train.microbatch={microbatch} is not divisible by {devices} devices")

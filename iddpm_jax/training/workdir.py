@@ -8,12 +8,13 @@ import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.files import write_json
 
 _ABSENT = object()
 
 
-class LockedError(ValueError):
+class LockedError(UsageError):
     """Another process is writing the work directory."""
 
 
@@ -33,31 +34,31 @@ def open_workdir(
         the keys that it lacks.
 
     Raises:
-      ValueError: the directory cannot be written, or holds a run with another configuration;
+      UsageError: the directory cannot be written, or holds a run with another configuration;
         the message lists the keys that differ with both values.
     """
     if not path.strip():
-        raise ValueError("--workdir is empty: name a directory")
+        raise UsageError("--workdir is empty: name a directory")
     workdir = pathlib.Path(path).absolute()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir):
             pass
     except OSError as error:
-        raise ValueError(f"the work directory {workdir} cannot be written: {error}") from error
+        raise UsageError(f"the work directory {workdir} cannot be written: {error}") from error
     config = json.loads(json.dumps(config))  # Tuples become lists, as they will be read back.
     file = workdir / "config.json"
     if file.exists():
         before = flatten(json.loads(json.dumps(defaults or {}))) | flatten(read_config(workdir))
         differences = _differences(before, flatten(config), may_change)
         if differences:
-            raise ValueError(
+            raise UsageError(
                 f"{workdir} holds a run with another configuration:\n  "
                 + "\n  ".join(differences)
                 + "\ncontinue it with the values it has, or choose another --workdir"
             )
     elif (workdir / "checkpoints").exists():
-        raise ValueError(f"{workdir} has checkpoints, but no config.json that says of which run")
+        raise UsageError(f"{workdir} has checkpoints, but no config.json that says of which run")
     write_json(file, config)
     return workdir
 
@@ -85,9 +86,9 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
+        raise UsageError(f"{file} cannot be read: {error}") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{file} cannot be read: it holds no configuration")
+        raise UsageError(f"{file} cannot be read: it holds no configuration")
     return config
 
 
@@ -102,9 +103,9 @@ def known_labels(path: str) -> tuple[str, ...]:
     try:
         names = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
+        raise UsageError(f"{file} cannot be read: {error}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{file} cannot be read: it holds no list of names")
+        raise UsageError(f"{file} cannot be read: it holds no list of names")
     return tuple(names)
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from benchmarks import flops
-from configs import cifar10_cosine
 from iddpm_jax import factory, models
 from iddpm_jax.models import winograd
+from iddpm_jax.recipes import cifar10_cosine
 
 
 def _program(function, *shapes):

@@ -1,0 +1,1 @@
+"""The configuration: its defaults, and from a configuration to objects."""
