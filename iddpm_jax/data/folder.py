@@ -13,7 +13,7 @@ from iddpm_jax.data.decoding import decode_all
 from iddpm_jax.data.images import BadImageError, decode_image
 from iddpm_jax.data.listing import Listing, list_images
 from iddpm_jax.data.options import DataOptions
-from iddpm_jax.data.sources import InMemorySource, Source
+from iddpm_jax.data.sources import InMemorySource, Source, fingerprint_of
 from iddpm_jax.data.splits import is_held_out, parse_split, slice_of
 from iddpm_jax.errors import UsageError
 
@@ -113,6 +113,7 @@ class FolderSource:
         self._options = options
         self.class_names = class_names
         self.image_shape = (options.image_size, options.image_size, options.channels)
+        self.fingerprint = fingerprint_of(names)
         self._bad: set[int] = set()
 
     @property
@@ -155,7 +156,8 @@ class FolderSource:
                 "%d of %d images of %s are left out", (~good).sum(), len(self), self._options.dir
             )
             images = images[good]
-        return InMemorySource(images, self._labels[good], self.class_names)
+        names = [name for name, is_good in zip(self._names, good, strict=True) if is_good]
+        return InMemorySource(images, self._labels[good], self.class_names, fingerprint_of(names))
 
     def _decode(self, number: int) -> np.ndarray | None:
         """The image, or None for a bad one, of which there is a warning."""

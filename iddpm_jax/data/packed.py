@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from iddpm_jax.data.options import DataOptions
-from iddpm_jax.data.sources import InMemorySource
+from iddpm_jax.data.sources import InMemorySource, fingerprint_of
 from iddpm_jax.data.splits import parse_split, slice_of
 from iddpm_jax.errors import UsageError
 
@@ -50,7 +50,14 @@ def packed_source(options: DataOptions) -> InMemorySource:
             "python -m iddpm_jax.prepare_data --help says how to make one"
         ) from error
     part = slice_of(len(images), start, stop)
-    return InMemorySource(images[part], labels[part], class_names)
+    return InMemorySource(images[part], labels[part], class_names, _fingerprint(info))
+
+
+def _fingerprint(info: Mapping[str, Any]) -> str:
+    """Of what was packed: the digest of the origin's names is in the record, and its path not."""
+    origin = info.get("origin", {})
+    record = {**info, "origin": {k: v for k, v in origin.items() if k != "source"}}
+    return fingerprint_of([json.dumps(record, sort_keys=True)])
 
 
 class PackedWriter:

@@ -15,6 +15,7 @@ class Relabelled:
         self._source, self._ids = source, ids
         self.class_names = class_names
         self.image_shape = source.image_shape
+        self.fingerprint = source.fingerprint
 
     def __len__(self) -> int:
         return len(self._source)

@@ -4,6 +4,8 @@ Axis letters: N images of the source, B of a batch, H W C image.
 """
 
 import dataclasses
+import hashlib
+from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
@@ -18,10 +20,13 @@ class Source(Protocol):
     Attributes:
       image_shape: (H, W, C).
       class_names: names of the classes, in the order of their labels; empty if unlabelled.
+      fingerprint: what tells two versions of the data apart, such as a digest of the names of all
+        files; empty where the data cannot change.
     """
 
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
+    fingerprint: str
 
     def __len__(self) -> int: ...
 
@@ -34,6 +39,15 @@ class Source(Protocol):
         ...
 
 
+def fingerprint_of(parts: Iterable[str]) -> str:
+    """A digest of some texts, in their order; 32 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "surrogateescape")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()[:32]
+
+
 @dataclasses.dataclass(frozen=True)
 class InMemorySource:
     """Images `uint8 [N, H, W, C]` and labels `int32 [N]` held in memory."""
@@ -41,6 +55,7 @@ class InMemorySource:
     images: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...] = ()
+    fingerprint: str = ""
 
     def __post_init__(self):
         if self.images.ndim != 4 or self.images.dtype != np.uint8:

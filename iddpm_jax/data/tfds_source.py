@@ -11,7 +11,7 @@ import numpy as np
 from iddpm_jax.data.decoding import decode_all
 from iddpm_jax.data.images import fit_array
 from iddpm_jax.data.options import DataOptions
-from iddpm_jax.data.sources import InMemorySource, Source
+from iddpm_jax.data.sources import InMemorySource, Source, fingerprint_of
 from iddpm_jax.data.splits import parse_split
 from iddpm_jax.errors import UsageError
 
@@ -79,7 +79,9 @@ def tfds_source(options: DataOptions) -> Source:
                 f"the model takes {wanted}: model.image_size and model.in_channels say so; "
                 "data.resize=True scales and crops them"
             )
-    source = TfdsSource(builder.as_data_source(split=options.split), class_names, options)
+    records = builder.as_data_source(split=options.split)
+    fingerprint = fingerprint_of([builder.info.full_name, options.split, str(len(records))])
+    source = TfdsSource(records, class_names, options, fingerprint)
     if len(source) * source.image_bytes > options.cache_mb * 2**20:
         return source
     return source.decoded()
@@ -88,8 +90,10 @@ def tfds_source(options: DataOptions) -> Source:
 class TfdsSource:
     """Random access to the records of a TFDS data source."""
 
-    def __init__(self, records, class_names: tuple[str, ...], options: DataOptions):
-        self._records = records
+    def __init__(
+        self, records, class_names: tuple[str, ...], options: DataOptions, fingerprint: str
+    ):
+        self._records, self.fingerprint = records, fingerprint
         self.class_names = class_names
         self.image_shape = (options.image_size, options.image_size, options.channels)
 
@@ -120,7 +124,7 @@ class TfdsSource:
             images[index], labels[index] = item["image"], item["label"]
 
         decode_all(fill, len(self))
-        return InMemorySource(images, labels, self.class_names)
+        return InMemorySource(images, labels, self.class_names, self.fingerprint)
 
 
 def _first_line(error: Exception) -> str:

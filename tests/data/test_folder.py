@@ -254,3 +254,26 @@ def test_files_that_cannot_be_read_are_bad_images(folder, warned, monkeypatch):
     )
     assert len(source.decoded()) == 11
     assert "Permission denied" in warned.text
+
+
+def test_fingerprint_tells_which_files_there_are(folder, tmp_path):
+    options = _options(folder, labels="prefix")
+    before = load_source(options).fingerprint
+    assert len(before) == 32
+    undecoded = load_source(_options(folder, labels="prefix", cache_mb=0))
+    assert undecoded.fingerprint == before
+    named = _options(folder, labels="prefix", class_names=("c", "b", "a"))
+    assert load_source(named).fingerprint == before
+    moved = shutil.copytree(folder, tmp_path / "elsewhere")
+    assert load_source(_options(moved)).fingerprint == before
+    _tar(folder, tmp_path / "a.tar")
+    assert load_source(_options(tmp_path / "a.tar")).fingerprint == before
+    _write(folder / "dir0" / "a_99.png", 99)
+    more = load_source(options).fingerprint
+    (folder / "dir0" / "a_00.png").rename(folder / "dir0" / "a_98.png")
+    assert len({before, more, load_source(options).fingerprint}) == 3
+    # What cannot be decoded is not among what is learned.
+    (folder / "dir0" / "a_98.png").write_bytes(b"no image")
+    (moved / "dir0" / "a_00.png").unlink()
+    shutil.copy(folder / "dir0" / "a_99.png", moved / "dir0" / "a_99.png")
+    assert load_source(options).fingerprint == load_source(_options(moved)).fingerprint

@@ -200,3 +200,18 @@ def test_prepare_data_refuses_in_one_line(tmp_path):
         assert message in result.stderr
         assert "Traceback" not in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def _packed(folder, *origin):
+    writer = PackedWriter(folder, (4, 4, 1), dict(origin))
+    writer.add(np.zeros((4, 4, 1), np.uint8), 0)
+    writer.finish(())
+    return load_source(_options(folder.parent, split=folder.name, image_size=4, channels=1))
+
+
+def test_fingerprint_of_packed_images_is_that_of_what_was_packed(tmp_path):
+    names = ("names", "ab12")
+    first = _packed(tmp_path / "a", ("source", "/here"), names)
+    moved = _packed(tmp_path / "b", ("source", "/there"), names)
+    other = _packed(tmp_path / "c", ("source", "/here"), ("names", "ab13"))
+    assert first.fingerprint == moved.fingerprint != other.fingerprint

@@ -31,6 +31,9 @@ def test_tfds_is_read_without_tensorflow(cifar10):
     indices = np.array([3, 0, 23])
     for key, value in held.batch(indices).items():
         np.testing.assert_array_equal(read.batch(indices)[key], value)
+    assert read.fingerprint == held.fingerprint
+    other = load_source(_changed(cifar10, labels="prefix", split="test"))
+    assert other.fingerprint != held.fingerprint != ""
     assert load_source(cifar10).class_names == ()
 
 
