@@ -1,19 +1,94 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and are read as what a stranger may have written."""
 
+import contextlib
 import io
 import json
 import os
 import pathlib
+import secrets
+import stat
 from typing import Any
 
 import numpy as np
 
+from iddpm_jax.errors import UsageError
+
+LARGEST_TEXT = 2**24  # Bytes: a thousand times what the largest record of ours has.
+
+
+def read_json(path: pathlib.Path, what: str) -> Any:
+    """Reads a JSON file of at most `LARGEST_TEXT` bytes.
+
+    Args:
+      what: what it holds, for messages: "the configuration".
+
+    Raises:
+      UsageError: it is missing, unreadable, no regular file, too large, no JSON, or nested more
+        deeply than Python follows.
+    """
+    try:
+        return json.loads(read_text(path, what))
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except ValueError as error:
+        if isinstance(error, UsageError):
+            raise
+        reason = f"it is no JSON: {error}"
+    raise UsageError(f"{what} {path} cannot be read: {reason}")
+
+
+def read_text(path: pathlib.Path, what: str, largest: int = LARGEST_TEXT) -> str:
+    """Reads a UTF-8 file of at most `largest` bytes; UsageError if it is anything else."""
+    try:
+        with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
+            data = file.read(largest + 1)
+    except OSError as error:
+        raise UsageError(f"{what} {path} cannot be read: {error.strerror or error}") from error
+    if len(data) > largest:
+        raise UsageError(f"{what} {path} cannot be read: it has more than {largest:,} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{what} {path} cannot be read: it is no text: {error}") from error
+
+
+def open_regular(path: pathlib.Path, how: int) -> int:
+    """Opens a regular file and nothing else, and never waits, as for the other end of a pipe.
+
+    Args:
+      how: flags of `os.open`.
+
+    Returns:
+      The descriptor, which does not outlive an `exec`.
+
+    Raises:
+      OSError: it cannot be opened, or is a directory, a pipe, a socket or a device.
+    """
+    descriptor = os.open(path, how | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(0, "it is not a regular file", str(path))
+    return descriptor
+
 
 def write_atomically(path: pathlib.Path, data: bytes) -> None:
-    """Writes a file in one atomic move."""
-    scratch = path.with_name(path.name + ".tmp")
-    scratch.write_bytes(data)
-    os.replace(scratch, path)
+    """Writes a file in one atomic move; what was there before stays until then.
+
+    Until then the data are in a file beside it whose name nobody else has, and which no link can
+    lead elsewhere. Where writing fails that one is removed.
+    """
+    scratch = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
+    descriptor = open_regular(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)  # A machine that stops must not leave the name and no data.
+        os.replace(scratch, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+        raise
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
