@@ -5,15 +5,32 @@ import io
 import json
 import os
 import pathlib
+import re
 import secrets
 import stat
-from typing import Any
+import unicodedata
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from iddpm_jax.errors import UsageError
 
+_NAME_BYTES = 80
+_SCRATCH = re.compile(r"\..*\.[0-9a-f]{16}\.tmp", re.DOTALL)  # As `replacing` names them.
 LARGEST_TEXT = 2**24  # Bytes: a thousand times what the largest record of ours has.
+
+
+def safe_file_name(name: str) -> str:
+    """One component of a path that says `name`, whatever that holds.
+
+    Letters and digits of any script, `-`, `_` and single dots within stay; all else, such as `/`,
+    becomes `_`. It is never empty, never starts with a dot, and has at most 80 bytes. Two names may
+    give the same: who needs different ones adds a number.
+    """
+    kept = re.sub(r"[^\w.-]+|\.\.+", "_", unicodedata.normalize("NFC", name)).strip(".")
+    # Cut between characters, not within one.
+    return kept.encode()[:_NAME_BYTES].decode(errors="ignore").strip(".") or "_"
 
 
 def read_json(path: pathlib.Path, what: str) -> Any:
@@ -71,17 +88,18 @@ def open_regular(path: pathlib.Path, how: int) -> int:
     return descriptor
 
 
-def write_atomically(path: pathlib.Path, data: bytes) -> None:
-    """Writes a file in one atomic move; what was there before stays until then.
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """A new file, which takes the place of `path` in one atomic move when it is left.
 
-    Until then the data are in a file beside it whose name nobody else has, and which no link can
-    lead elsewhere. Where writing fails that one is removed.
+    Until then it lies beside `path` under a name that nobody else has, and which no link can lead
+    elsewhere. Where it is left with an error it is removed, and what was at `path` stays.
     """
     scratch = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
     descriptor = open_regular(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(descriptor)  # A machine that stops must not leave the name and no data.
         os.replace(scratch, path)
@@ -89,6 +107,32 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             scratch.unlink()
         raise
+
+
+def remove_scratch(directory: pathlib.Path) -> None:
+    """Removes what a kill within `replacing` left in a directory that nobody else writes."""
+    for path in directory.glob(".*.tmp"):
+        if _SCRATCH.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def refusing_disk_errors(path: pathlib.Path) -> Iterator[None]:
+    """Around what writes `path` and nothing else: a full disk is no bug of ours.
+
+    Raises:
+      UsageError: it cannot be written, with the system's reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def write_atomically(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file in one atomic move, as `replacing` does."""
+    with replacing(path) as file:
+        file.write(data)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -4,8 +4,8 @@ Axis letters: N images, H W C image.
 """
 
 import math
-import os
 import pathlib
+import re
 from collections.abc import Sequence
 
 import jax
@@ -14,10 +14,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from iddpm_jax.errors import UsageError
+from iddpm_jax.evaluation.files import replacing
 
 _BACKGROUND = 255
 _MIN_CELL = 32  # Smaller images are enlarged by whole factors, or nobody could see them.
 _GAP = 2
+_NAME_LENGTH = 60
+_NOT_SHOWN = re.compile(r"[^\S ]|[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def to_uint8(x: jax.Array) -> jax.Array:
@@ -53,6 +56,8 @@ def make_grid(images: np.ndarray, columns: int, row_names: Sequence[str] = ()) -
 
 
 def _name_rows(grid: np.ndarray, names: Sequence[str], cell_h: int) -> np.ndarray:
+    # Names come from files of others: a line of them is drawn, and no longer one than fits.
+    names = [_NOT_SHOWN.sub(" ", name)[:_NAME_LENGTH] for name in names]
     size = max(10, min(20, cell_h // 2))
     font = ImageFont.load_default(size)
     margin = math.ceil(max(font.getlength(name) for name in names)) + 8
@@ -68,9 +73,8 @@ def _name_rows(grid: np.ndarray, names: Sequence[str], cell_h: int) -> np.ndarra
 def save_png(path: pathlib.Path, image: np.ndarray) -> None:
     """Writes uint8 `[H, W, 3]` in one atomic move."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".tmp")
-    Image.fromarray(image).save(scratch, format="PNG")
-    os.replace(scratch, path)
+    with replacing(path) as file:
+        Image.fromarray(image).save(file, format="PNG")
 
 
 def class_grid(
@@ -104,12 +108,11 @@ def save_gif(path: pathlib.Path, frames: Sequence[np.ndarray], seconds: float) -
     path.parent.mkdir(parents=True, exist_ok=True)
     each = round(1000 * seconds / len(frames))
     pictures = [Image.fromarray(frame) for frame in frames]
-    scratch = path.with_name(path.name + ".tmp")
     durations = [each] * (len(frames) - 1) + [1000]
-    pictures[0].save(
-        scratch, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0
-    )
-    os.replace(scratch, path)
+    with replacing(path) as file:
+        pictures[0].save(
+            file, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0
+        )
 
 
 def read_image(path: str, image_shape: tuple[int, int, int]) -> np.ndarray:

@@ -1,4 +1,5 @@
 import os
+import pathlib
 
 import pytest
 
@@ -93,3 +94,52 @@ def test_write_atomically_gives_each_writer_a_name_of_its_own(tmp_path, monkeypa
     files.write_atomically(tmp_path / "file", b"mine")
     assert (tmp_path / "file").read_bytes() == b"mine"
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cat", "cat"),
+        ("v1.2-final_x", "v1.2-final_x"),
+        ("Größe", "Größe"),
+        ("猫", "猫"),
+        ("a cat, black", "a_cat_black"),
+        ("/../../etc/passwd", "_____etc_passwd"),
+        ("..", "_"),
+        (".hidden", "hidden"),
+        ("", "_"),
+        ("\0\n\r\x1b[2J", "_2J"),
+        ("\ud800", "_"),
+        ("C:\\x", "C_x"),
+        ("é" * 1000, "é" * 40),
+        ("a" * 79 + "é", "a" * 79),
+    ],
+)
+def test_safe_file_name_is_one_component_that_says_the_name(tmp_path, name, expected):
+    assert files.safe_file_name(name) == expected
+    (tmp_path / f"{expected}.png").write_bytes(b"")
+    assert os.listdir(tmp_path) == [f"{expected}.png"]
+
+
+def test_replacing_keeps_what_was_there_where_it_is_left_with_an_error(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("before")
+    with pytest.raises(TypeError), files.replacing(path) as file:
+        file.writelines([b"half", None])
+    assert (path.read_text(), os.listdir(tmp_path)) == ("before", ["file"])
+
+
+def test_remove_scratch_removes_what_a_kill_left_and_nothing_else(tmp_path):
+    kept = {".lock", "file", "notes.tmp", ".mine.tmp"}
+    for name in (*kept, ".file.0123456789abcdef.tmp"):
+        (tmp_path / name).write_text("")
+    files.remove_scratch(tmp_path)
+    assert set(os.listdir(tmp_path)) == kept
+
+
+def test_refusing_disk_errors_tells_the_systems_reason(tmp_path):
+    with (
+        pytest.raises(UsageError, match="/dev/full cannot be written: No space left on device"),
+        files.refusing_disk_errors("/dev/full"),
+    ):
+        pathlib.Path("/dev/full").write_bytes(b"x")

@@ -49,3 +49,10 @@ def test_save_png_leaves_nothing_half_written(tmp_path):
     save_png(path, image)
     np.testing.assert_array_equal(np.asarray(Image.open(path)), image)
     assert [p.name for p in path.parent.iterdir()] == ["grid.png"]
+
+
+def test_make_grid_draws_a_line_of_a_name_whatever_it_holds():
+    images = np.zeros((2, 32, 32, 1), np.uint8)
+    long, other = make_grid(images, 1, ("a" * 10**6, "b")), make_grid(images, 1, ("a" * 60, "b"))
+    np.testing.assert_array_equal(long, other)
+    make_grid(images, 1, ("two\nlines\0", "\ud800"))
