@@ -20,7 +20,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 from iddpm_jax import compilation_cache, trained
 from iddpm_jax import diffusion as dm
 from iddpm_jax.errors import UsageError
-from iddpm_jax.evaluation.bound import low_res_of
 from iddpm_jax.evaluation.generation import batch_size_for
 from iddpm_jax.evaluation.image_batches import ImageBatch, image_batches, spread_indices
 from iddpm_jax.evaluation.respacing_table import RespacingTable, save_table
@@ -129,8 +128,11 @@ def make_measure(d: dm.GaussianDiffusion, betas: np.ndarray, model, mesh, seed: 
 
     @functools.partial(jax.jit, out_shardings=everywhere)
     def row(params, tables, images, labels, indices, weights, t):
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
-        low_res = None if model.low_res is None else low_res_of(model.low_res, images, keys)
+        keys = dm.stream_keys(seed, dm.Stream.SEARCH_NOISE, indices)
+        low_res = None
+        if model.low_res is not None:
+            low_res_keys = dm.stream_keys(seed, dm.Stream.SEARCH_LOW_RES, indices)
+            low_res = model.low_res(images, low_res_keys)
 
         def model_fn(x_t, timestep):
             return model.model.apply({"params": params}, x_t, timestep, y=labels, low_res=low_res)

@@ -86,8 +86,7 @@ class TrainedModel:
             null_label=self.null_label if guidance != 1 else None,
             mesh=sharding.make_mesh(),
             standardization=self.standardization,
-            # So that the second stage of a cascade has noise of its own, whatever the seeds.
-            stream=0 if self.low_res is None else 1,
+            second_stage=self.low_res is not None,
         )
 
     def refuse_without_likelihood(self, command: str) -> None:
@@ -212,9 +211,7 @@ class TrainedModel:
 
         def low_res_of(indices: np.ndarray) -> np.ndarray:
             small = images[np.minimum(indices, len(images) - 1)].astype(np.float32) / 127.5 - 1
-            # Not the key that x_T is drawn with.
-            key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+            keys = dm.stream_keys(seed, dm.Stream.SECOND_STAGE_LOW_RES, indices)
             return np.asarray(self.low_res.augment(small, keys))
 
         return low_res_of

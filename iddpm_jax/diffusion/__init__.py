@@ -33,6 +33,14 @@ from iddpm_jax.diffusion.losses import (
     training_losses,
     vb_terms_bpd,
 )
+from iddpm_jax.diffusion.noise import (
+    Stream,
+    initial_noise,
+    per_sample_keys,
+    per_sample_noise,
+    stream,
+    stream_keys,
+)
 from iddpm_jax.diffusion.process import (
     GaussianDiffusion,
     LossType,
@@ -59,9 +67,6 @@ from iddpm_jax.diffusion.samplers import (
     ddim_step,
     ddpm_step,
     dpm_solver_step,
-    initial_noise,
-    per_sample_keys,
-    per_sample_noise,
     sample_loop,
     sample_steps,
 )
@@ -82,6 +87,7 @@ __all__ = [
     "NoiseLoss",
     "PMeanVariance",
     "PairTables",
+    "Stream",
     "TimestepSampler",
     "VarType",
     "add_noise",
@@ -120,6 +126,8 @@ __all__ = [
     "sample_loop",
     "sample_steps",
     "space_timesteps",
+    "stream",
+    "stream_keys",
     "timestep_sampler",
     "training_loss_names",
     "training_losses",

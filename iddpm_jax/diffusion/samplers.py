@@ -5,7 +5,9 @@ Axis letters: B batch, H W C image, T diffusion steps. A step is
     step(d, model_fn, x_t, t, noise, …) -> (x_prev, pred_xstart)
 
 A new sampler is one more such function. One that looks back (`step.multistep = True`) is also
-given `last_xstart`, the x_0 predicted one step before.
+given `last_xstart`, the x_0 predicted one step before. One that makes no use of noise says so
+(`step.needs_noise = False`, or a function of the step's options that says whether it does): none is
+drawn for it, and it is given None.
 """
 
 from collections.abc import Callable
@@ -19,11 +21,9 @@ from iddpm_jax.diffusion.gaussian import (
     p_mean_variance,
     predict_eps_from_xstart,
 )
+from iddpm_jax.diffusion.noise import per_sample_keys, per_sample_noise
 from iddpm_jax.diffusion.process import GaussianDiffusion
 from iddpm_jax.errors import UsageError
-
-# Sample i draws x_T with this number folded into its key, and the noise of step t with t.
-_X_T_FOLD = 2**31 - 1
 
 
 def ddpm_step(
@@ -57,7 +57,7 @@ def ddim_step(
     model_fn: ModelFn,
     x_t: jax.Array,
     t: jax.Array,
-    noise: jax.Array,
+    noise: jax.Array | None = None,
     *,
     clip_denoised: bool = True,
     denoised_fn: Callable[[jax.Array], jax.Array] | None = None,
@@ -65,8 +65,11 @@ def ddim_step(
 ) -> tuple[jax.Array, jax.Array]:
     """One step of DDIM (Song et al. 2021, eq. 12 and 16); arguments as in `ddpm_step`.
 
-    `eta` = 0 is deterministic, 1 has the variance of the DDPM posterior; UsageError if it is
-    not in [0, 1].
+    `eta`, a number that is known when the step is traced, is 0 for a deterministic step, which
+    makes no use of `noise`, and 1 for the variance of the DDPM posterior.
+
+    Raises:
+      UsageError: eta is not in [0, 1].
     """
     if not 0 <= eta <= 1:
         raise UsageError(f"eta={eta} must be in [0, 1]")
@@ -78,8 +81,13 @@ def ddim_step(
     # At η = 1 the difference all but vanishes, and may be rounded to less than nothing.
     along_eps = jnp.sqrt(jnp.maximum(1 - alpha_bar_prev - variance, 0))
     mean = jnp.sqrt(alpha_bar_prev) * p.pred_xstart + along_eps * eps
+    if not eta:
+        return mean, p.pred_xstart
     sigma = jnp.sqrt(variance)
     return mean + _not_last(t, x_t.ndim) * sigma * noise, p.pred_xstart
+
+
+ddim_step.needs_noise = lambda eta=0.0, **_: eta != 0
 
 
 def dpm_solver_step(
@@ -124,6 +132,7 @@ def dpm_solver_step(
 
 
 dpm_solver_step.multistep = True
+dpm_solver_step.needs_noise = False
 
 
 def ddim_reverse_step(
@@ -148,37 +157,18 @@ def ddim_reverse_step(
     return x_next, p.pred_xstart
 
 
+ddim_reverse_step.needs_noise = False
+
+
 def _not_last(t: jax.Array, ndim: int) -> jax.Array:
     """1 where noise is to be added, 0 at t = 0, where the mean is the result."""
     return (t != 0).astype(jnp.float32).reshape(t.shape + (1,) * (ndim - 1))
 
 
-def per_sample_keys(key: jax.Array, batch: int, first: int = 0) -> jax.Array:
-    """Keys of the samples `first` … `first + batch - 1`, each from the seed's key and i alone.
-
-    A batch of keys is returned as it is. Raw keys (`jax.random.PRNGKey`) are taken too.
-    """
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
-    if key.ndim:
-        if key.shape[0] != batch:
-            raise UsageError(f"{key.shape[0]} keys were given for a batch of {batch}")
-        return key
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(batch))
-
-
-def per_sample_noise(keys: jax.Array, t: jax.Array | int, shape: tuple[int, ...]) -> jax.Array:
-    """Standard normal `[B, *shape]`, row i of which depends on `keys[i]` and `t` alone."""
-
-    def draw(key):
-        return jax.random.normal(jax.random.fold_in(key, t), shape, jnp.float32)
-
-    return jax.vmap(draw)(keys)
-
-
-def initial_noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """x_T of each sample: standard normal `[B, *shape]`."""
-    return per_sample_noise(keys, _X_T_FOLD, shape)
+def needs_noise(step: Callable, **step_options) -> bool:
+    """Whether `step` makes use of noise when it is called with these options."""
+    answer = getattr(step, "needs_noise", True)
+    return answer(**step_options) if callable(answer) else answer
 
 
 def sample_loop(
@@ -197,7 +187,8 @@ def sample_loop(
       model_fn: `(x_t [B, H, W, C], timestep [B] float32) -> output`.
       x_T: standard normal, `[B, H, W, C]`.
       key: a random key, from which sample i derives its own by folding in i; or `[B]` keys,
-        one for each sample. Either way a sample does not depend on its batch.
+        one for each sample. Either way a sample does not depend on its batch. Not needed where
+        the step needs no noise.
       step: `ddpm_step`, `ddim_step` or a function of the same signature.
       noises: instead of a key, the noise of each step taken, `[T, B, H, W, C]`.
       **step_options: passed on to `step`, such as `eta`.
@@ -206,9 +197,10 @@ def sample_loop(
       x_0, `[B, H, W, C]`.
 
     Raises:
-      UsageError: not exactly one of `key` and `noises` is given.
+      UsageError: the step needs noise and there is neither `key` nor `noises`, or both are given.
     """
-    if (key is None) == (noises is None):
+    nothing_drawn_from = key is None and noises is None and needs_noise(step, **step_options)
+    if nothing_drawn_from or not (key is None or noises is None):
         raise UsageError("sample_loop needs a key or the noises, and not both")
     keys = None if key is None else per_sample_keys(key, x_T.shape[0])
     timesteps = jnp.arange(d.num_timesteps - 1, -1, -1, dtype=jnp.int32)
@@ -231,17 +223,19 @@ def sample_steps(
 
     Args:
       carry: x_t and the x_0 predicted last (zeros at the start), `[B, H, W, C]` each.
-      keys: one for each sample, `[B]`; None where `noises` `[S, B, H, W, C]` are given.
+      keys: one for each sample, `[B]`; None where `noises` `[S, B, H, W, C]` are given, or the
+        step needs none.
 
     Returns:
       The carry after the last of them.
     """
     batch = carry[0].shape[0]
+    draws = noises is None and needs_noise(step, **step_options)
 
     def one_step(carry, inputs):
         x_t, last_xstart = carry
         t, noise = inputs
-        if noise is None:
+        if draws:
             noise = per_sample_noise(keys, t, x_t.shape[1:])
         looks_back = {"last_xstart": last_xstart} if getattr(step, "multistep", False) else {}
         options = {**looks_back, **step_options}

@@ -50,9 +50,10 @@ def make_bound(
     # finds the program in the compilation cache.
     @functools.partial(jax.jit, out_shardings=everywhere)
     def bound(params, d, seed, indices, images, labels):
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
-
-        small = None if low_res is None else low_res_of(low_res, images, keys)
+        keys = dm.stream_keys(seed, dm.Stream.NLL_NOISE, indices)
+        small = None
+        if low_res is not None:
+            small = low_res(images, dm.stream_keys(seed, dm.Stream.NLL_LOW_RES, indices))
 
         def model_fn(x_t, timestep):
             return model.apply({"params": params}, x_t, timestep, y=labels, low_res=small)
@@ -74,14 +75,6 @@ def make_bound(
         }
 
     return evaluate
-
-
-def low_res_of(
-    low_res: Callable[[jax.Array, jax.Array], jax.Array], images: jax.Array, keys: jax.Array
-) -> jax.Array:
-    """What a super-resolution model sees of images `[B, H, W, C]` with the samples' keys `[B]`."""
-    # No timestep has that number, by which the noise of the steps is told apart.
-    return low_res(images, jax.vmap(jax.random.fold_in, (0, None))(keys, 2**32 - 1))
 
 
 class BoundSummary(NamedTuple):

@@ -52,7 +52,7 @@ class Generator:
       null_label: the label that stands for none, where guidance is wanted.
       mesh: devices to run on.
       standardization: of the images that the model was trained on.
-      stream: generators of different streams draw different noise from the same seed.
+      second_stage: draws other noise from the same seed than a first stage does.
     """
 
     d: dm.GaussianDiffusion
@@ -64,7 +64,7 @@ class Generator:
     null_label: int | None
     mesh: Mesh
     standardization: Standardization = UNCHANGED
-    stream: int = 0
+    second_stage: bool = False
 
     def __post_init__(self):
         if self.sampler not in SAMPLERS:
@@ -75,6 +75,16 @@ class Generator:
             raise UsageError(f"eta={self.eta} is an option of ddim, not of {self.sampler}")
         if not 0 <= self.eta <= 1:
             raise UsageError(f"eta={self.eta} must be in [0, 1]")
+
+    @property
+    def x_T_stream(self) -> dm.Stream:  # noqa: N802
+        """Where x_T comes from."""
+        return dm.Stream.SECOND_STAGE_X_T if self.second_stage else dm.Stream.X_T
+
+    @property
+    def noise_stream(self) -> dm.Stream:
+        """Where the noise of the steps comes from."""
+        return dm.Stream.SECOND_STAGE_NOISE if self.second_stage else dm.Stream.SAMPLING_NOISE
 
     def parts(self, count: int = 0) -> list[np.ndarray]:
         """The timesteps in the order they are taken, cut into `count` parts.
@@ -102,11 +112,9 @@ class Generator:
 
         @jax.jit
         def start(seed, indices):
-            key = jax.random.key(seed)
-            if self.stream:
-                key = jax.random.fold_in(key, 2**32 - 1 - self.stream)  # No sample's number.
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
-            return keys, dm.initial_noise(keys, self.image_shape)
+            x_T_keys = dm.stream_keys(seed, self.x_T_stream, indices)  # noqa: N806
+            keys = dm.stream_keys(seed, self.noise_stream, indices)
+            return keys, dm.initial_noise(x_T_keys, self.image_shape)
 
         @jax.jit
         def advance(params, carry, keys, labels, low_res, guidance, timesteps):

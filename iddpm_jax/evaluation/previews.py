@@ -10,6 +10,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -66,7 +67,7 @@ class Preview:
 
         @functools.partial(jax.jit, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
         def sample(params: Any, labels: np.ndarray | None) -> jax.Array:
-            keys = dm.per_sample_keys(jax.random.key(self.seed), count)
+            keys = dm.stream_keys(self.seed, dm.Stream.PREVIEW_X_T, jnp.arange(count))
             keys, labels = jax.lax.with_sharding_constraint((keys, labels), sharding)
 
             return ddim_samples(self, params, keys, self.image_shape, labels)
@@ -91,12 +92,12 @@ def ddim_samples(
     labels: jax.Array | None,
     low_res: jax.Array | None = None,
 ) -> jax.Array:
-    """DDIM samples, uint8 `[N, H, W, C]`, of keys `[N]` with a preview's process and model."""
+    """DDIM samples, uint8 `[N, H, W, C]`, of a preview's process and model; keys `[N]` of x_T."""
 
     def model_fn(x_t, timestep):
         return preview.model.apply({"params": params}, x_t, timestep, y=labels, low_res=low_res)
 
     x_T = dm.initial_noise(keys, image_shape)  # noqa: N806
     clip = preview.standardization.clip_denoised
-    x_0 = dm.sample_loop(preview.d, model_fn, x_T, keys, dm.ddim_step, clip_denoised=clip)
+    x_0 = dm.sample_loop(preview.d, model_fn, x_T, step=dm.ddim_step, clip_denoised=clip)
     return preview.standardization.to_uint8(x_0)

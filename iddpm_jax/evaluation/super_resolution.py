@@ -83,12 +83,13 @@ class SuperResolutionPreview:
 
         @functools.partial(jax.jit, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
         def sample(params: Any, originals: np.ndarray, labels: np.ndarray | None):
-            keys = dm.per_sample_keys(jax.random.key(self.seed), count)
-            originals, labels, keys = jax.lax.with_sharding_constraint(
-                (originals, labels, keys), rows
+            keys = dm.stream_keys(self.seed, dm.Stream.PREVIEW_X_T, jnp.arange(count))
+            low_res_keys = dm.stream_keys(self.seed, dm.Stream.PREVIEW_LOW_RES, jnp.arange(count))
+            originals, labels, keys, low_res_keys = jax.lax.with_sharding_constraint(
+                (originals, labels, keys, low_res_keys), rows
             )
             images = originals.astype(jnp.float32) / 127.5 - 1
-            low_res = self.low_res(images, keys)
+            low_res = self.low_res(images, low_res_keys)
 
             results = ddim_samples(self, params, keys, images.shape[1:], labels, low_res)
             return to_uint8(low_res), results

@@ -63,7 +63,7 @@ def forward_process(
       x_t, uint8 `[K, B, H, W, C]`, and the timesteps, int `[K]`.
     """
     x_start = standardization(jnp.asarray(images, jnp.float32) / 127.5 - 1)
-    noise = jax.random.normal(jax.random.key(seed), x_start.shape)
+    noise = jax.random.normal(dm.stream(seed, dm.Stream.FORWARD_PROCESS), x_start.shape)
     timesteps = np.linspace(0, d.num_timesteps - 1, moments).round().astype(np.int32)
     rows = [dm.q_sample(d, x_start, jnp.full(len(images), t), noise) for t in timesteps]
     return np.stack([np.asarray(standardization.to_uint8(x)) for x in rows]), timesteps
@@ -89,14 +89,13 @@ def invert(
     @jax.jit
     def both_ways(params, x_start):
         model_fn = generator.model_fn(params, labels, guidance)
-        keys = dm.per_sample_keys(jax.random.key(0), len(images))  # No step makes use of them.
 
         def run(x, timesteps, step):
             # x_0 is clipped: where hardly any signal is left, predicting it from ε multiplies the
             # network's error by 1/√ᾱ, which is 20,000 at the end of the cosine schedule.
             carry = (x, jnp.zeros_like(x))
             options = {"clip_denoised": standardization.clip_denoised}
-            return dm.sample_steps(d, model_fn, carry, timesteps, keys, step, **options)[0]
+            return dm.sample_steps(d, model_fn, carry, timesteps, None, step, **options)[0]
 
         x_T = run(x_start, up, dm.ddim_reverse_step)  # noqa: N806
         down = jnp.arange(d.num_timesteps - 1, -1, -1, dtype=jnp.int32)
@@ -146,7 +145,7 @@ def interpolate(
             f"interpolation needs a deterministic sampler (ddim with eta=0, or dpm-solver++), "
             f"not {generator.sampler} with eta={generator.eta}"
         )
-    first = [dm.per_sample_keys(jax.random.key(seed), 1) for seed in seeds]
+    first = [dm.stream_keys(seed, generator.x_T_stream, np.arange(1)) for seed in seeds]
     ends = [dm.initial_noise(keys, generator.image_shape)[0] for keys in first]
     path = slerp(*ends, np.linspace(0, 1, frames))
     rows = 1 if labels is None else len(labels)

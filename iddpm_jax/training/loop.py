@@ -109,7 +109,7 @@ def _restore_or_init(run: Training, checkpoints: Checkpoints) -> TrainState:
     parts = (run.diffusion, run.model, run.optimizer, run.timestep_sampler, run.mesh)
     init, abstract = make_init(*parts, run.shard_optimizer)
     if not checkpoints.steps():
-        return init(jax.random.key(run.seed))
+        return init(dm.stream(run.seed, dm.Stream.PARAMETERS))
     state, data_state = checkpoints.restore_newest(abstract)
     run.batches.set_state(data_state)
     return state

@@ -65,21 +65,24 @@ def make_train_step(
     )
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        t_key, noise_key, dropout_key = jax.random.split(key, 3)
+        def key(stream: dm.Stream) -> jax.Array:
+            return jax.random.fold_in(dm.stream(seed, stream), state.step)
+
         size, *image_shape = batch["image"].shape
         size *= parts
-        t, weights = timestep_sampler.sample(state.sampler_state, t_key, size)
-        noise = jax.random.normal(noise_key, (size, *image_shape), jnp.float32)
+        t, weights = timestep_sampler.sample(
+            state.sampler_state, key(dm.Stream.TRAINING_TIMESTEPS), size
+        )
+        noise = jax.random.normal(key(dm.Stream.TRAINING_NOISE), (size, *image_shape), jnp.float32)
         examples = {**batch, **axis.mine({"t": t, "weights": weights, "noise": noise})}
         if label_dropout:
-            hidden = jax.random.bernoulli(jax.random.fold_in(key, 3), label_dropout, (size,))
+            hidden = jax.random.bernoulli(key(dm.Stream.LABEL_DROPOUT), label_dropout, (size,))
             examples["label"] = jnp.where(axis.mine(hidden), model.num_classes - 1, batch["label"])
         if low_res is not None:
-            keys = axis.mine(jax.random.split(jax.random.fold_in(key, 4), size))
+            keys = axis.mine(jax.random.split(key(dm.Stream.TRAINING_LOW_RES), size))
             examples["low_res"] = low_res(batch["image"], keys)
         examples["image"] = standardize(batch["image"])
-        return update(state, examples, axis.fold_in(dropout_key))
+        return update(state, examples, axis.fold_in(key(dm.Stream.DROPOUT)))
 
     if data_parallel == "pmap":
         # The state is not mapped over: one array on all devices, before and after.
@@ -272,7 +275,7 @@ def make_init(
         metrics = initial_metrics(d, scale is not None)
         return init_state(params, optimizer, timestep_sampler, metrics, scale)
 
-    shapes = jax.eval_shape(init, jax.random.key(0))
+    shapes = jax.eval_shape(init, dm.stream(0, dm.Stream.PARAMETERS))
     shardings = sharding.shardings_of_state(mesh, shapes, shard_optimizer)
     abstract = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),

@@ -76,6 +76,40 @@ def test_ddim_step_is_deterministic_without_eta():
     np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize(
+    ("step", "options", "draws"),
+    [
+        (diffusion.ddpm_step, {}, True),
+        (diffusion.ddim_step, {"eta": 0.5}, True),
+        (diffusion.ddim_step, {}, False),
+        (diffusion.ddim_step, {"eta": 0.0}, False),
+        (diffusion.dpm_solver_step, {}, False),
+        (diffusion.ddim_reverse_step, {}, False),
+    ],
+)
+def test_sample_loop_draws_random_numbers_only_for_steps_that_use_them(step, options, draws):
+    def sample(key):
+        x_T = jnp.ones((2, *SHAPE))
+        return diffusion.sample_loop(_make(), _model_fn, x_T, key, step, **options)
+
+    program = str(jax.make_jaxpr(sample)(jax.random.key(0)))
+    assert (
+        ("random_bits" in program)
+        == ("threefry" in jax.jit(sample).lower(jax.random.key(0)).as_text())
+        == draws
+    )
+
+
+def test_sample_loop_needs_no_key_where_no_noise_is_drawn():
+    d, keys = _make(), _keys(2)
+    x_T = diffusion.initial_noise(keys, SHAPE)
+    without = diffusion.sample_loop(d, _model_fn, x_T, step=diffusion.ddim_step)
+    given = jnp.full((d.num_timesteps, *x_T.shape), 3.0)
+    for options in ({"key": keys}, {"noises": given}):
+        other = diffusion.sample_loop(d, _model_fn, x_T, step=diffusion.ddim_step, **options)
+        np.testing.assert_array_equal(without, other)
+
+
 @pytest.mark.parametrize("eta", [-0.1, 1.5])
 def test_ddim_step_refuses_eta_outside_range(eta):
     x, t = jnp.zeros((1, *SHAPE)), jnp.array([3])

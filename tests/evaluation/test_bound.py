@@ -47,7 +47,7 @@ def test_bound_does_not_depend_on_batches_or_devices(parts, whole, devices, size
 def test_bound_is_the_mean_of_the_loop_over_images(parts, whole):
     d, model, params, load = parts
     batch = next(image_batches(load, np.arange(COUNT), COUNT))
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(3), batch.indices)
+    keys = dm.stream_keys(3, dm.Stream.NLL_NOISE, batch.indices)
     terms = dm.bpd_loop(
         d, lambda x, t: model.apply({"params": params}, x, t, y=batch.labels), batch.images, keys
     )

@@ -106,9 +106,9 @@ def test_generator_compiles_once_for_labels_guidance_seed_and_number():
     assert len(counts) == traces <= 4
 
 
-def test_streams_draw_different_noise_from_the_same_seed():
+def test_second_stage_draws_other_noise_from_the_same_seed():
     base = _generator("ddim")
-    other = dataclasses.replace(base, stream=1)
+    other = dataclasses.replace(base, second_stage=True)
     starts = []
     for generator in (base, other):
         carry, *_ = generator.compile()(0, np.arange(2), np.zeros(2, np.int32), 1.0)
