@@ -23,8 +23,21 @@ def is_continuous(config: ml_collections.ConfigDict) -> bool:
 def build_process(
     config: ml_collections.ConfigDict,
 ) -> dm.GaussianDiffusion | dm.ContinuousDiffusion:
-    """What is trained: the discrete process with all of its steps, or the continuous one."""
-    return _continuous(config) if is_continuous(config) else build_diffusion(config)
+    """What is trained: the discrete process with all of its steps, or the continuous one.
+
+    Raises:
+      UsageError: a key of `diffusion` cannot be used, or not with these data.
+    """
+    if is_continuous(config):
+        return _continuous(config)
+    wrong = [key for key in ("learn_sigma", "use_kl") if config.diffusion[key]]
+    if config.data.standardize and wrong:
+        raise UsageError(
+            f"diffusion.{wrong[0]}=True trains on a bound of 8-bit levels, which are not 2/255 "
+            f"apart where data.standardize=True: set diffusion.{wrong[0]}=False, or "
+            "data.standardize=False"
+        )
+    return build_diffusion(config)
 
 
 def _continuous(config: ml_collections.ConfigDict) -> dm.ContinuousDiffusion:

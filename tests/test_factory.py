@@ -38,6 +38,11 @@ def _changed(changes: dict) -> ml_collections.ConfigDict:
             {"diffusion.noise_schedule": "linear", "diffusion.steps": 20},
             r"beta\[19\] of 20 is 1",
         ),
+        ({"data.standardize": True}, r"learn_sigma=True trains on a bound.*data.standardize=False"),
+        (
+            {"data.standardize": True, "diffusion.learn_sigma": False, "diffusion.use_kl": True},
+            r"set diffusion.use_kl=False, or data.standardize=False",
+        ),
         ({"diffusion.steps": 1}, "at least 2 timesteps, got 1"),
         ({"train.sample_respacing": "ddim7"}, "'ddim7': no integer stride over 10"),
         ({"train.batch_size": 20}, "20 is not divisible by 8 devices"),

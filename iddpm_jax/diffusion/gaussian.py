@@ -17,18 +17,34 @@ from iddpm_jax.errors import UsageError
 ModelFn = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+def lookup(table: jax.Array, t: jax.Array) -> jax.Array:
+    """`table[t]`, of t's shape; NaN where t is not a step from 0 to T - 1.
+
+    Indexing alone would give another step's entry: the last one for too large a t, and for a
+    negative one what is so far from the end.
+    """
+    return table.at[t].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
 def extract(table: jax.Array, t: jax.Array, ndim: int) -> jax.Array:
-    """`table[t]` `[B]`, with `ndim - 1` axes of length 1 appended to broadcast over images."""
-    return table[t].reshape(t.shape + (1,) * (ndim - 1))
+    """Entries of a table `[T]` at steps t `[B]`, shaped to broadcast over images.
+
+    Args:
+      ndim: axes of the images, batch included.
+
+    Returns:
+      `[B, 1, …, 1]` of `ndim` axes; NaN where t is not a step from 0 to T - 1.
+    """
+    return lookup(table, t).reshape(t.shape + (1,) * (ndim - 1))
 
 
 def model_timestep(d: GaussianDiffusion, t: jax.Array) -> jax.Array:
     """The timestep that the network is called with at step `t`: int32 `[B]` to float32 `[B]`.
 
     Respacing and the scaling to 1000 steps are both inside the table, and this is the only
-    place that reads it.
+    place that reads it. NaN where t is not a step from 0 to T - 1.
     """
-    return d.model_timesteps[t]
+    return lookup(d.model_timesteps, t)
 
 
 def q_sample(d: GaussianDiffusion, x_start, t, noise) -> jax.Array:

@@ -162,8 +162,9 @@ def log_snr_timesteps(betas: np.ndarray, count: int) -> np.ndarray:
       count: number of timesteps.
 
     Returns:
-      Sorted, distinct indices, int64 `[count]`: the nearest to the even spacing that are
-      all distinct.
+      Sorted, distinct indices, int64 `[count]`: the timestep with the nearest λ to each point of
+      the even spacing. Where several points have the same one, as at the steep ends, the
+      timesteps that come next stand in, and those before them where there are no next ones.
 
     Raises:
       UsageError: count is not from 2 to T.
@@ -175,8 +176,9 @@ def log_snr_timesteps(betas: np.ndarray, count: int) -> np.ndarray:
         )
     decreasing = half_log_snr(np.cumprod(1.0 - betas))
     targets = np.linspace(decreasing[0], max(decreasing[-1], _MIN_HALF_LOG_SNR), count)
-    kept = np.searchsorted(-decreasing, -targets).clip(0, steps - 1)
-    # λ is steep at both ends, where several targets may fall on one timestep.
+    below = np.searchsorted(-decreasing, -targets).clip(1, steps - 1)  # The first λ not above it.
+    above = decreasing[below - 1] - targets
+    kept = np.where(above <= targets - decreasing[below], below - 1, below)
     index = np.arange(count)
     kept = np.maximum.accumulate(kept - index) + index
-    return np.minimum.accumulate((kept + index[::-1])[::-1])[::-1].clip(max=steps - 1) - index[::-1]
+    return np.minimum(kept, steps - count + index)

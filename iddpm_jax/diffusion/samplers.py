@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from iddpm_jax.diffusion.gaussian import (
     ModelFn,
     extract,
+    lookup,
     p_mean_variance,
     predict_eps_from_xstart,
 )
@@ -115,8 +116,9 @@ def dpm_solver_step(
     p = p_mean_variance(d, model_fn, x_t, t, clip_denoised, denoised_fn)
     top = d.num_timesteps - 1
     lam = d.half_log_snr
-    h = jnp.where(t > 0, lam[t - 1] - lam[t], jnp.inf)
-    h_last = jnp.where(t < top, lam[t] - lam[jnp.minimum(t + 1, top)], jnp.inf)
+    at_t = lookup(lam, t)
+    h = jnp.where(t > 0, lookup(lam, jnp.maximum(t - 1, 0)) - at_t, jnp.inf)
+    h_last = jnp.where(t < top, at_t - lookup(lam, jnp.minimum(t + 1, top)), jnp.inf)
     ratio = jnp.where((t > 0) & (t < top), h / (2 * h_last), 0.0)
 
     def spread(values):

@@ -78,6 +78,24 @@ def test_log_snr_timesteps_are_distinct_and_even_where_there_is_room(name, steps
     np.testing.assert_allclose(np.diff(half_log_snr[1:-1]), np.diff(half_log_snr)[2], rtol=0.15)
 
 
+@pytest.mark.parametrize(("name", "steps"), [("linear", 1000), ("cosine", 4000)])
+def test_log_snr_timesteps_are_the_nearest_to_an_even_spacing(name, steps):
+    betas = diffusion.beta_schedule(name, steps)
+    alphas_cumprod = np.cumprod(1 - betas)
+    half_log_snr = 0.5 * np.log(alphas_cumprod / (1 - alphas_cumprod))
+    even = np.linspace(half_log_snr[0], max(half_log_snr[-1], -5.1), 10)
+    nearest = np.abs(half_log_snr[:, None] - even).argmin(axis=0)
+    np.testing.assert_array_equal(diffusion.log_snr_timesteps(betas, 10), nearest)
+
+
+def test_log_snr_timesteps_stay_within_the_process_where_points_crowd_at_its_end():
+    betas = diffusion.beta_schedule("cosine", 20)
+    kept = diffusion.log_snr_timesteps(betas, 15)
+    # The last six of the 15 points have two nearest timesteps between them.
+    assert kept.tolist() == [0, 1, 2, 4, 7, *range(10, 20)]
+    assert diffusion.log_snr_timesteps(betas, 20).tolist() == list(range(20))
+
+
 def test_log_snr_timesteps_refuses_more_than_there_are():
     with pytest.raises(ValueError, match="cannot keep 51 of 50"):
         diffusion.log_snr_timesteps(diffusion.beta_schedule("cosine", 50), 51)
