@@ -128,10 +128,10 @@ def make_measure(d: dm.GaussianDiffusion, betas: np.ndarray, model, mesh, seed: 
 
     @functools.partial(jax.jit, out_shardings=everywhere)
     def row(params, tables, images, labels, indices, weights, t):
-        keys = dm.stream_keys(seed, dm.Stream.SEARCH_NOISE, indices)
+        keys = dm.stream_keys(seed, dm.Stream.NLL_NOISE, indices)
         low_res = None
         if model.low_res is not None:
-            low_res_keys = dm.stream_keys(seed, dm.Stream.SEARCH_LOW_RES, indices)
+            low_res_keys = dm.stream_keys(seed, dm.Stream.NLL_LOW_RES, indices)
             low_res = model.low_res(images, low_res_keys)
 
         def model_fn(x_t, timestep):

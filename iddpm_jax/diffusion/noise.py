@@ -44,13 +44,12 @@ class Stream(enum.IntEnum):
     # The grids of training; the picture's number is folded in.
     PREVIEW_X_T = 13
     PREVIEW_LOW_RES = 14
-    # Likelihood; the image's number is folded in, and for noise the timestep below that.
+    # The bound, and the search for timesteps, whose costs add up to that bound; the image's number
+    # is folded in, and for noise the timestep below that.
     NLL_NOISE = 15
     NLL_LOW_RES = 16
-    SEARCH_NOISE = 17  # of the search for timesteps, which must not know that of its judge
-    SEARCH_LOW_RES = 18
     # Pictures of images on their way to noise.
-    FORWARD_PROCESS = 19
+    FORWARD_PROCESS = 17
 
 
 def stream(seed: jax.Array | int, name: Stream) -> jax.Array:
