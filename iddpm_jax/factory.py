@@ -15,6 +15,7 @@ import numpy as np
 from iddpm_jax import models
 from iddpm_jax.data import DataOptions, Source, load_source, make_batches
 from iddpm_jax.errors import UsageError
+from iddpm_jax.evaluation.image_batches import spread_indices
 from iddpm_jax.evaluation.previews import Preview
 from iddpm_jax.evaluation.standardization import UNCHANGED, Standardization, measure
 from iddpm_jax.evaluation.super_resolution import SuperResolutionPreview
@@ -286,7 +287,7 @@ def build_preview(
     standardization = build_standardization(config)
     if low_res is not None:
         # Spread over the data, which may be sorted by class.
-        shown = source.batch(np.arange(min(count, len(source))) * len(source) // count)
+        shown = source.batch(spread_indices(len(source), min(count, len(source))))
         return SuperResolutionPreview(
             d=d,
             model=model,

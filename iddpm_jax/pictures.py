@@ -14,6 +14,7 @@ from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation import trajectories
 from iddpm_jax.evaluation.generation import Generator
 from iddpm_jax.evaluation.grids import class_grid, make_grid, read_image, save_gif, save_png
+from iddpm_jax.evaluation.image_batches import one_of_each_class
 from iddpm_jax.trained import TrainedModel
 
 _STRIP_ROWS = 6  # Images of a strip.
@@ -24,7 +25,7 @@ _FRAMES = 9  # Images from one seed to the other.
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What all pictures of one command have in common."""
+    """What all pictures of one command have in common; `batch_size` images are drawn at a time."""
 
     model: TrainedModel
     generator: Generator
@@ -32,6 +33,7 @@ class Options:
     guidance: float
     seed: int
     out: pathlib.Path
+    batch_size: int = 64
 
     def labels_of(self, count: int) -> np.ndarray | None:
         """Labels of the first samples, int32 `[count]`, or None."""
@@ -54,6 +56,7 @@ def write_steps(options: Options, moments: int) -> pathlib.Path:
         _STRIP_ROWS,
         seed=options.seed,
         guidance=options.guidance,
+        batch_size=options.batch_size,
     )
     rows = np.stack([x_t, pred_xstart]).transpose(2, 0, 1, 3, 4, 5)
     names = [f"{name}  {row}" for name in options.names_of(_STRIP_ROWS) for row in ("x_t", "x_0")]
@@ -71,6 +74,7 @@ def write_film(options: Options) -> pathlib.Path:
         _FILM_IMAGES,
         seed=options.seed,
         guidance=options.guidance,
+        batch_size=options.batch_size,
     )
     frames = [class_grid(images, labels, options.model.class_names) for images in x_t]
     path = options.out / "steps.gif"
@@ -82,14 +86,15 @@ def write_film(options: Options) -> pathlib.Path:
 def write_forward(options: Options) -> pathlib.Path:
     """The forward process of real images, one of each class while there is room."""
     source = options.model.open_source("")
-    labels = source.batch(np.arange(len(source)))["label"]
-    _, first_of_class = np.unique(labels, return_index=True)
-    chosen = first_of_class[:_STRIP_ROWS] if len(first_of_class) > 1 else np.arange(_STRIP_ROWS)
-    images = source.batch(chosen)["image"]
+    shown = source.batch(one_of_each_class(source, _STRIP_ROWS))
+    images, labels = shown["image"], shown["label"]
     x_t, timesteps = trajectories.forward_process(
         options.generator.d, images, 10, options.seed, options.generator.standardization
     )
-    names = [source.class_names[labels[i]] if source.class_names else str(i) for i in chosen]
+    names = [
+        source.class_names[label] if source.class_names else str(i)
+        for i, label in enumerate(labels)
+    ]
     return _save(options.out / "forward.png", x_t.swapaxes(0, 1), len(timesteps), names)
 
 
@@ -98,7 +103,9 @@ def write_interpolation(options: Options, seeds: tuple[int, int]) -> pathlib.Pat
     model = options.model
     wanted = range(min(10, model.num_classes)) if options.labels is None else options.labels
     labels = np.asarray(wanted, np.int32) if model.num_classes else None
-    images = trajectories.interpolate(options.generator, seeds, _FRAMES, labels, options.guidance)
+    images = trajectories.interpolate(
+        options.generator, seeds, _FRAMES, labels, options.guidance, options.batch_size
+    )
     names = [] if labels is None else [model.class_names[label] for label in labels]
     return _save(options.out / "interpolation.png", images, _FRAMES, names)
 
@@ -115,7 +122,9 @@ def read_images(options: Options, paths: Sequence[str]) -> np.ndarray:
 def write_inversion(options: Options, images: np.ndarray) -> np.ndarray:
     """Encodes and decodes images; returns the root mean square error of each, in levels."""
     labels = options.labels_of(len(images))
-    noise, back = trajectories.invert(options.generator, images, labels, options.guidance)
+    noise, back = trajectories.invert(
+        options.generator, images, labels, options.guidance, options.batch_size
+    )
     np.savez(options.out / "inversion.npz", noise=noise, reconstruction=back)
     rows = np.stack([images, back])
     _save(options.out / "inversion.png", rows, len(images), ["original", "reconstruction"])

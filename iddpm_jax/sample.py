@@ -59,7 +59,13 @@ def main(argv: list[str]) -> None:
         out = pathlib.Path(common.OUT.value or _default_out(settings)).absolute()
         compilation_cache.enable(pathlib.Path(common.WORKDIR.value).absolute().parent)
         options = pictures.Options(
-            model, generator, settings["labels"], settings["guidance"], settings["seed"], out
+            model,
+            generator,
+            settings["labels"],
+            settings["guidance"],
+            settings["seed"],
+            out,
+            common.BATCH.value,
         )
         if _INVERT.value or _INTERPOLATE.value:
             _pictures_alone(options, settings)

@@ -10,12 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from iddpm_jax import compilation_cache as persistent_cache
 from iddpm_jax import configuration, factory, models, processes
 from iddpm_jax import diffusion as dm
 from iddpm_jax.config import defaults
 from iddpm_jax.data import Source
 from iddpm_jax.errors import UsageError
-from iddpm_jax.evaluation.generation import Generator, batch_size_for, draw_batches
+from iddpm_jax.evaluation.generation import Generator, draw_all
 from iddpm_jax.evaluation.respacing_table import SEARCHED, searched_timesteps
 from iddpm_jax.evaluation.standardization import Standardization
 from iddpm_jax.training import sharding
@@ -23,9 +24,10 @@ from iddpm_jax.training.checkpoints import load_params
 from iddpm_jax.training.workdir import known_labels, read_config, read_labels
 
 
-@dataclasses.dataclass(frozen=True)
+# Two are the same if they are one object: arrays cannot be compared in a word, nor hashed.
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class TrainedModel:
-    """A network with its parameters and diffusion process.
+    """A network with its parameters and diffusion process; `load` makes one.
 
     Attributes:
       model, params: the network.
@@ -56,6 +58,20 @@ class TrainedModel:
     build_diffusion: Callable[[str], dm.GaussianDiffusion]
     open_source: Callable[[str], Source]
 
+    def __repr__(self) -> str:
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        process = "in continuous time" if self.betas is None else f"of {len(self.betas):,} steps"
+        facts = (
+            _architecture(self.model),
+            f"{parameters:,} parameters",
+            f"images {' × '.join(map(str, self.image_shape))}",
+            f"{self.num_classes} classes" if self.num_classes else "unconditional",
+            f"step {self.step:,}",
+            f"EMA {self.ema}",
+            f"process {process}",
+        )
+        return f"TrainedModel({', '.join(facts)})"
+
     @property
     def default_sampler(self) -> str:
         """Ancestral sampling, but in continuous time, which people know with DDIM, that."""
@@ -70,23 +86,30 @@ class TrainedModel:
                 "python -m iddpm_jax.super_resolve"
             )
 
-    def generator(self, sampler: str, respacing: str, eta: float, guidance: float) -> Generator:
+    def generator(
+        self, sampler: str | None, respacing: str, eta: float, guidance: float
+    ) -> Generator:
         """What draws samples in a given way; UsageError if there is no such way."""
         if guidance != 1 and self.null_label is None:
             raise UsageError(
                 f"guidance={guidance} needs a model trained with train.label_dropout > 0"
             )
+        # So that the second stage of a cascade has noise of its own, whatever the seeds.
+        second_stage = self.low_res is not None
         return Generator(
             d=self.build_diffusion(respacing),
             model=self.model,
             params=self.params,
             image_shape=self.image_shape,
-            sampler=sampler,
+            sampler=self.default_sampler if sampler is None else sampler,
             eta=eta,
             null_label=self.null_label if guidance != 1 else None,
             mesh=sharding.make_mesh(),
             standardization=self.standardization,
-            second_stage=self.low_res is not None,
+            x_T_stream=dm.Stream.SECOND_STAGE_X_T if second_stage else dm.Stream.X_T,
+            noise_stream=(
+                dm.Stream.SECOND_STAGE_NOISE if second_stage else dm.Stream.SAMPLING_NOISE
+            ),
         )
 
     def refuse_without_likelihood(self, command: str) -> None:
@@ -113,15 +136,19 @@ class TrainedModel:
         """Sample numbers to labels: the given ones, or all classes, in turn."""
         if not self.num_classes:
             if labels is not None:
-                raise UsageError(f"labels={list(labels)}, but the model is unconditional")
+                raise UsageError(f"labels={labels!r}, but the model is unconditional")
             return lambda indices: None
-        wanted = np.asarray(range(self.num_classes) if labels is None else labels, np.int32)
-        outside = [int(label) for label in wanted if not 0 <= label < self.num_classes]
+        given = range(self.num_classes) if labels is None else labels
+        is_list = isinstance(given, Sequence) or (isinstance(given, np.ndarray) and given.ndim)
+        if not (is_list and len(given) and all(map(_is_whole, given))):
+            raise UsageError(f"labels={labels!r}: give a list of class numbers, such as [0, 1]")
+        outside = [int(label) for label in given if not 0 <= label < self.num_classes]
         if outside:
             raise UsageError(
                 f"labels {outside} are outside the model's {self.num_classes} classes, "
                 f"0 to {self.num_classes - 1}"
             )
+        wanted = np.asarray(given, np.int32)
         return lambda indices: wanted[indices % len(wanted)]
 
     def sample(
@@ -129,7 +156,7 @@ class TrainedModel:
         num: int,
         *,
         labels: Sequence[int] | None = None,
-        sampler: str = "ddpm",
+        sampler: str | None = None,
         respacing: str = "",
         eta: float = 0.0,
         guidance: float = 1.0,
@@ -141,7 +168,7 @@ class TrainedModel:
         Args:
           num: how many.
           labels: class labels, taken in turn; None takes all classes in turn.
-          sampler: `ddpm`, `ddim` or `dpm-solver++`.
+          sampler: `ddpm`, `ddim` or `dpm-solver++`; None for `default_sampler`, as the command.
           respacing: timesteps to use: `250`, `10,15,20`, `ddim50`, `exact30`, `logsnr20`; empty
             for all; `dp25` where `python -m iddpm_jax.dp_respacing` has searched for them.
           eta: noise of DDIM, 0 to 1.
@@ -164,7 +191,7 @@ class TrainedModel:
         images: np.ndarray,
         *,
         labels: Sequence[int] | None = None,
-        sampler: str = "ddpm",
+        sampler: str | None = None,
         respacing: str = "",
         eta: float = 0.0,
         guidance: float = 1.0,
@@ -183,6 +210,7 @@ class TrainedModel:
         Raises:
           UsageError: the images or labels do not fit the model.
         """
+        images = np.asarray(images)
         self.check_low_res(images, labels)
         way = {"sampler": sampler, "respacing": respacing, "eta": eta, "guidance": guidance}
         low_res_of = self.low_res_rule(images, seed)
@@ -217,28 +245,49 @@ class TrainedModel:
         return low_res_of
 
     def _draw(self, num, label_of, low_res_of, batch_size, seed, way) -> np.ndarray:
-        if num < 1 or batch_size < 1:
-            raise UsageError(f"num={num} and batch_size={batch_size} must be at least 1")
-        generator = self.generator(**way)
-        batches = draw_batches(
-            generator,
+        for name, value, least in (
+            ("num", num, 1),
+            ("batch_size", batch_size, 1),
+            ("seed", seed, 0),
+        ):
+            if not _is_whole(value) or not least <= value < 2**32:
+                raise UsageError(f"{name}={value!r} must be a whole number, {least} to 2**32 - 1")
+        return draw_all(
+            self.generator(**way),
             num,
             label_of,
             low_res_of=low_res_of or (lambda indices: None),
             seed=seed,
             guidance=way["guidance"],
-            batch_size=batch_size_for(num, batch_size, generator.mesh),
+            batch_size=batch_size,
         )
-        return np.concatenate([jax.device_get(images) for _, _, images in batches])
 
 
-def load(workdir: str, ema: str = "") -> TrainedModel:
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _architecture(model: Any) -> str:
+    name = type(model).__name__
+    if not isinstance(model, models.UNet):
+        return name
+    return f"{name} of {model.model_channels} × {tuple(model.channel_mult)} channels"
+
+
+def load(workdir: str, ema: str = "", *, compilation_cache: bool = True) -> TrainedModel:
     """Loads the newest checkpoint of a work directory.
 
     Args:
       workdir: what `main.py --workdir` wrote.
       ema: which average of the parameters: a rate of train.ema_rate, such as "0.9999"; empty
         for the first one; "none" for the parameters themselves.
+      compilation_cache: keep what this process compiles in `.jax_cache` beside the work
+        directory, as the commands do, where the next process finds it. A directory that JAX was
+        told before (JAX_COMPILATION_CACHE_DIR, `jax_compilation_cache_dir`) stays; False leaves
+        JAX as it is.
+
+    Returns:
+      The model, its parameters on all devices.
 
     Raises:
       UsageError: it is no work directory, has no complete checkpoint, or no such average.
@@ -252,6 +301,8 @@ def load(workdir: str, ema: str = "") -> TrainedModel:
     ema = ema or (rates[0] if rates else "none")
     if ema not in (*rates, "none"):
         raise UsageError(f"ema={ema!r}: {workdir} has {', '.join((*rates, 'none'))}")
+    if compilation_cache:
+        persistent_cache.enable(path.absolute().parent)
     model = factory.build_model(config)
     everywhere = sharding.replicated(sharding.make_mesh())
     abstract = jax.tree.map(

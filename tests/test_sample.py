@@ -98,7 +98,8 @@ def test_sample_overwrites_no_other_run(uninterrupted, tmp_path):
 def test_load_guides_a_model_trained_for_it(model):
     plain = model.sample(4, sampler="ddim")
     np.testing.assert_array_equal(plain, model.sample(4, sampler="ddim", guidance=1.0))
-    assert (plain != model.sample(4, sampler="ddim", guidance=50.0)).any()
+    # Six steps of training have taught it hardly any difference.
+    assert (plain != model.sample(4, sampler="ddim", guidance=1e6)).any()
 
 
 def test_load_picks_the_average_that_is_asked_for(uninterrupted, model):

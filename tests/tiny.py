@@ -1,5 +1,6 @@
 """The smallest training that has every part, built once and shared by tests."""
 
+import contextlib
 import functools
 
 import jax
@@ -127,3 +128,19 @@ def run_steps(
     for number in range(count):
         state = step(state, batch(number, devices, data_parallel))
     return state
+
+
+@contextlib.contextmanager
+def compilations():
+    """A list of the seconds of every compilation, as they happen."""
+    seen = []
+
+    def listen(event: str, seconds: float, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seen
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

@@ -120,6 +120,11 @@ class FolderSource:
     def image_bytes(self) -> int:
         return int(np.prod(self.image_shape))
 
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels by name, int32 `[N]`, without reading an image."""
+        return self._labels
+
     def __len__(self) -> int:
         return len(self._names)
 

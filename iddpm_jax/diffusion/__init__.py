@@ -15,6 +15,7 @@ from iddpm_jax.diffusion.continuous import (
 )
 from iddpm_jax.diffusion.gaussian import (
     PMeanVariance,
+    extract,
     model_timestep,
     p_mean_variance,
     p_mean_variance_from_output,
@@ -28,6 +29,7 @@ from iddpm_jax.diffusion.gaussian import (
 from iddpm_jax.diffusion.likelihood import bpd_loop, prior_bpd
 from iddpm_jax.diffusion.losses import (
     discretized_gaussian_log_likelihood,
+    mean_flat,
     normal_kl,
     training_loss_names,
     training_losses,
@@ -102,10 +104,12 @@ __all__ = [
     "discretise",
     "discretized_gaussian_log_likelihood",
     "dpm_solver_step",
+    "extract",
     "initial_noise",
     "log_snr_timesteps",
     "make_continuous",
     "make_diffusion",
+    "mean_flat",
     "model_timestep",
     "normal_kl",
     "p_mean_variance",

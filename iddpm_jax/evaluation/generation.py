@@ -1,9 +1,13 @@
 """Drawing samples in batches: compiled once, whatever their number, labels or seed.
 
+What is compiled lives in this module and not in a generator, so that a second generator of the
+same network, sampler and shapes compiles nothing. The process and the parameters are data.
+
 Axis letters: B batch, H W C image.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -16,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from iddpm_jax import diffusion as dm
 from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.standardization import UNCHANGED, Standardization
-from iddpm_jax.processes import place
+from iddpm_jax.processes import everywhere, place
 
 SAMPLERS: Mapping[str, Callable] = {
     "ddpm": dm.ddpm_step,
@@ -39,6 +43,56 @@ def classifier_free_guidance(conditional, unconditional, guidance, channels: int
 
 
 @dataclasses.dataclass(frozen=True)
+class _Network:
+    """What of a network is known when it is compiled; it can be hashed if the module can."""
+
+    model: nn.Module
+    null_label: int | None
+    channels: int
+
+    def bind(self, params, labels, guidance, low_res) -> Callable[..., jax.Array]:
+        """The network as the diffusion code calls it, guided where there is a null label."""
+
+        def guided(x_t, timestep):
+            def network(labels):
+                return self.model.apply(
+                    {"params": params}, x_t, timestep, y=labels, low_res=low_res
+                )
+
+            if self.null_label is None:
+                return network(labels)
+            nothing = jnp.full_like(labels, self.null_label)
+            return classifier_free_guidance(
+                network(labels), network(nothing), guidance, self.channels
+            )
+
+        return guided
+
+
+@functools.partial(jax.jit, static_argnames=("image_shape", "x_T_stream", "noise_stream"))
+def _start(seed, indices, *, image_shape, x_T_stream, noise_stream):  # noqa: N803
+    """The keys of the samples' noise, and their x_T."""
+    x_T_keys = dm.stream_keys(seed, x_T_stream, indices)  # noqa: N806
+    keys = dm.stream_keys(seed, noise_stream, indices)
+    return keys, dm.initial_noise(x_T_keys, image_shape)
+
+
+@functools.partial(jax.jit, static_argnames=("network", "step", "options"))
+def _advance(
+    d, params, carry, keys, labels, low_res, guidance, timesteps, *, network, step, options
+):
+    """Some steps; `options` are those of `step`, as pairs, since a dict cannot be hashed."""
+    model_fn = network.bind(params, labels, guidance, low_res)
+    return dm.sample_steps(d, model_fn, carry, timesteps, keys, step, **dict(options))
+
+
+@functools.cache
+def _finisher(mesh: Mesh, standardization: Standardization) -> Callable[[jax.Array], jax.Array]:
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(standardization.to_uint8, out_shardings=replicated)
+
+
+@dataclasses.dataclass(frozen=True)
 class Generator:
     """Draws samples; sample i depends on the seed and i alone.
 
@@ -52,7 +106,7 @@ class Generator:
       null_label: the label that stands for none, where guidance is wanted.
       mesh: devices to run on.
       standardization: of the images that the model was trained on.
-      second_stage: draws other noise from the same seed than a first stage does.
+      x_T_stream, noise_stream: where x_T and the noise of the steps come from.
     """
 
     d: dm.GaussianDiffusion
@@ -64,7 +118,8 @@ class Generator:
     null_label: int | None
     mesh: Mesh
     standardization: Standardization = UNCHANGED
-    second_stage: bool = False
+    x_T_stream: dm.Stream = dm.Stream.X_T  # noqa: N815
+    noise_stream: dm.Stream = dm.Stream.SAMPLING_NOISE
 
     def __post_init__(self):
         if self.sampler not in SAMPLERS:
@@ -75,16 +130,6 @@ class Generator:
             raise UsageError(f"eta={self.eta} is an option of ddim, not of {self.sampler}")
         if not 0 <= self.eta <= 1:
             raise UsageError(f"eta={self.eta} must be in [0, 1]")
-
-    @property
-    def x_T_stream(self) -> dm.Stream:  # noqa: N802
-        """Where x_T comes from."""
-        return dm.Stream.SECOND_STAGE_X_T if self.second_stage else dm.Stream.X_T
-
-    @property
-    def noise_stream(self) -> dm.Stream:
-        """Where the noise of the steps comes from."""
-        return dm.Stream.SECOND_STAGE_NOISE if self.second_stage else dm.Stream.SAMPLING_NOISE
 
     def parts(self, count: int = 0) -> list[np.ndarray]:
         """The timesteps in the order they are taken, cut into `count` parts.
@@ -102,59 +147,72 @@ class Generator:
         a float, `x_T` `[B, H, W, C]` what to start from instead of the samples' own noise,
         `low_res` `[B, h, w, C]` the input of a super-resolution model. It yields
         (x_t, predicted x_0), `[B, H, W, C]`, after every one of `parts(num_parts)`, the
-        samples last. B has to be the same for all calls, and a multiple of the devices.
+        samples last. B is a multiple of the devices. What a generator of the same network,
+        sampler and shapes has compiled before is not compiled again.
         """
-        step_options = {"clip_denoised": self.standardization.clip_denoised}
-        step_options |= {"eta": self.eta} if self.sampler == "ddim" else {}
-        step = SAMPLERS[self.sampler]
         rows = NamedSharding(self.mesh, PartitionSpec("data"))
-        params = jax.device_put(self.params, NamedSharding(self.mesh, PartitionSpec()))
-
-        @jax.jit
-        def start(seed, indices):
-            x_T_keys = dm.stream_keys(seed, self.x_T_stream, indices)  # noqa: N806
-            keys = dm.stream_keys(seed, self.noise_stream, indices)
-            return keys, dm.initial_noise(x_T_keys, self.image_shape)
-
-        @jax.jit
-        def advance(params, carry, keys, labels, low_res, guidance, timesteps):
-            model_fn = self.model_fn(params, labels, guidance, low_res)
-            return dm.sample_steps(self.d, model_fn, carry, timesteps, keys, step, **step_options)
+        d, params = self._on_devices()
+        how = self._compiled_for(SAMPLERS[self.sampler])
 
         def draw(seed, indices, labels, guidance, x_T=None, low_res=None):  # noqa: N803
             indices, labels, x_T, low_res = place((indices, labels, x_T, low_res), rows)  # noqa: N806
-            keys, own_noise = start(np.uint32(seed), indices)
+            keys, own_noise = self._start(seed, indices)
             x_t = own_noise if x_T is None else x_T
             carry = (x_t, jnp.zeros_like(x_t))
+            weight = np.float32(guidance)
             for part in self.parts(num_parts):
-                carry = advance(params, carry, keys, labels, low_res, np.float32(guidance), part)
+                carry = _advance(d, params, carry, keys, labels, low_res, weight, part, **how)
                 yield carry
 
         return draw
 
+    def encode(
+        self, images: np.ndarray, labels: np.ndarray | None, guidance: float = 1.0
+    ) -> jax.Array:
+        """x_T of images, by DDIM run backwards.
+
+        Args:
+          images: uint8 `[B, H, W, C]`; B is a multiple of the devices.
+          labels: int32 `[B]`, or None.
+
+        Returns:
+          float32 `[B, H, W, C]`, on every device.
+        """
+        rows = NamedSharding(self.mesh, PartitionSpec("data"))
+        x_start = self.standardization(jnp.asarray(images, jnp.float32) / 127.5 - 1)
+        x_start, labels = place((x_start, labels), rows)
+        d, params = self._on_devices()
+        carry = (x_start, jnp.zeros_like(x_start))
+        up = np.arange(self.d.num_timesteps - 1, dtype=np.int32)
+        how = self._compiled_for(dm.ddim_reverse_step)
+        # x_0 is clipped: where hardly any signal is left, predicting it from ε multiplies the
+        # network's error by 1/√ᾱ, which is 20,000 at the end of the cosine schedule.
+        x_T, _ = _advance(d, params, carry, None, labels, None, np.float32(guidance), up, **how)  # noqa: N806
+        return everywhere(self.mesh, x_T)
+
     def finish(self, x_0: jax.Array) -> jax.Array:
         """Samples as uint8 images `[B, H, W, C]`, all of them on every process."""
-        everywhere = NamedSharding(self.mesh, PartitionSpec())
-        return jax.jit(self.standardization.to_uint8, out_shardings=everywhere)(x_0)
+        return _finisher(self.mesh, self.standardization)(x_0)
 
-    def model_fn(
-        self, params, labels, guidance, low_res=None
-    ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-        """The network as the diffusion code calls it, guided where there is a null label."""
+    def _start(self, seed: int, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return _start(
+            np.uint32(seed),
+            indices,
+            image_shape=tuple(self.image_shape),
+            x_T_stream=self.x_T_stream,
+            noise_stream=self.noise_stream,
+        )
 
-        def guided(x_t, timestep):
-            def network(labels):
-                return self.model.apply(
-                    {"params": params}, x_t, timestep, y=labels, low_res=low_res
-                )
+    def _on_devices(self) -> tuple[dm.GaussianDiffusion, Any]:
+        replicated = NamedSharding(self.mesh, PartitionSpec())
+        return place(self.d, replicated), jax.device_put(self.params, replicated)
 
-            if self.null_label is None:
-                return network(labels)
-            nothing = jnp.full_like(labels, self.null_label)
-            channels = self.image_shape[-1]
-            return classifier_free_guidance(network(labels), network(nothing), guidance, channels)
-
-        return guided
+    def _compiled_for(self, step: Callable) -> dict[str, Any]:
+        """What `_advance` is compiled for, besides shapes."""
+        options = {"clip_denoised": self.standardization.clip_denoised}
+        options |= {"eta": self.eta} if step is dm.ddim_step else {}
+        network = _Network(self.model, self.null_label, self.image_shape[-1])
+        return {"network": network, "step": step, "options": tuple(options.items())}
 
 
 def batch_size_for(num_samples: int, batch_size: int, mesh: Mesh) -> int:
@@ -169,6 +227,7 @@ def draw_batches(
     label_of: Callable[[np.ndarray], np.ndarray | None],
     *,
     low_res_of: Callable[[np.ndarray], np.ndarray | None] = lambda indices: None,
+    x_T_of: Callable[[np.ndarray], np.ndarray | None] = lambda indices: None,  # noqa: N803
     seed: int,
     guidance: float,
     batch_size: int,
@@ -180,6 +239,7 @@ def draw_batches(
     Args:
       label_of: sample numbers `[B]` to labels int32 `[B]`, or None.
       low_res_of: sample numbers `[B]` to a super-resolution model's input `[B, h, w, C]`.
+      x_T_of: sample numbers `[B]` to what to start from `[B, H, W, C]`; None for their own noise.
       batch_size: a multiple of the devices. The last batch is filled up with samples that
         are thrown away, so that nothing compiles twice.
       first_batch: number of the batch to begin with.
@@ -189,9 +249,27 @@ def draw_batches(
     for start in range(first_batch * batch_size, num_samples, batch_size):
         indices = np.arange(start, start + batch_size)
         labels = label_of(indices)
-        for carry in draw(seed, indices, labels, guidance, low_res=low_res_of(indices)):
+        given = {"x_T": x_T_of(indices), "low_res": low_res_of(indices)}
+        for carry in draw(seed, indices, labels, guidance, **given):
             jax.block_until_ready(carry)
             on_part()
         count = min(batch_size, num_samples - start)
         images = generator.finish(carry[0])
         yield indices[:count], None if labels is None else labels[:count], images[:count]
+
+
+def draw_all(
+    generator: Generator,
+    num_samples: int,
+    label_of: Callable[[np.ndarray], np.ndarray | None],
+    *,
+    batch_size: int,
+    **options: Any,
+) -> np.ndarray:
+    """All samples at once, uint8 `[num_samples, H, W, C]`; arguments as of `draw_batches`.
+
+    `batch_size` may be any number: it is made to fit samples and devices.
+    """
+    size = batch_size_for(num_samples, batch_size, generator.mesh)
+    batches = draw_batches(generator, num_samples, label_of, batch_size=size, **options)
+    return np.concatenate([jax.device_get(images) for _, _, images in batches])

@@ -4,7 +4,7 @@ Axis letters: B batch, H W C image.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,6 +42,42 @@ def spread_indices(total: int, wanted: int) -> np.ndarray:
     if not 0 <= wanted <= total:
         raise UsageError(f"num_samples={wanted}, but there are {total} images; 0 takes all")
     return np.arange(wanted or total) * total // (wanted or total)
+
+
+_LOOKED_AT = 512  # Images that are read for their labels, at most,
+_AT_A_TIME = 32  # and so many at once.
+
+
+def one_of_each_class(source: Any, wanted: int) -> np.ndarray:
+    """Numbers of `wanted` images of different classes, or as many as there are, int `[N]`.
+
+    Where the source has its `labels` at hand, int `[N]`, the first image of each of the first
+    classes. Where it has to read images for them, it reads a few hundred at most, spread over the
+    data. Without classes it is the first images.
+    """
+    wanted = min(wanted, len(source))
+    first = _first_of_each_class(source, min(wanted, len(source.class_names)))
+    chosen = [first[label] for label in sorted(first)][:wanted]
+    return np.asarray(chosen) if len(chosen) > 1 else np.arange(wanted)
+
+
+def _first_of_each_class(source: Any, wanted: int) -> dict[int, int]:
+    """The number of an image by its label, of at least `wanted` labels if they are found."""
+    labels = getattr(source, "labels", None)
+    if labels is not None:
+        known, numbers = np.unique(labels, return_index=True)
+        return dict(zip(known.tolist(), numbers.tolist(), strict=True))
+    first: dict[int, int] = {}
+    candidates = spread_indices(len(source), min(len(source), _LOOKED_AT))
+    # Strides, so that the first few are spread over the data as well.
+    strides = -(-len(candidates) // _AT_A_TIME)
+    for start in range(strides):
+        if len(first) >= wanted:
+            break
+        numbers = candidates[start::strides]
+        for number, label in zip(numbers, source.batch(numbers)["label"], strict=True):
+            first.setdefault(int(label), int(number))
+    return first
 
 
 def image_batches(

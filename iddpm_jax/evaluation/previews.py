@@ -4,17 +4,16 @@ Axis letters: N samples, H W C image.
 """
 
 import dataclasses
-import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from iddpm_jax import diffusion as dm
+from iddpm_jax.evaluation.generation import Generator, draw_all
 from iddpm_jax.evaluation.grids import make_grid
 from iddpm_jax.evaluation.standardization import UNCHANGED, Standardization
 
@@ -32,6 +31,10 @@ class Preview:
       class_names: names of the classes, or empty.
       seed: of x_T.
       mesh: devices to run on.
+      standardization: of the images that the model is trained on.
+      batch_size: images drawn at a time, as far as the devices divide it; 0: all.
+      guidance, null_label: weight of classifier-free guidance, and the label that stands for
+        none; without that label there is no guidance.
     """
 
     d: dm.GaussianDiffusion
@@ -43,6 +46,9 @@ class Preview:
     seed: int
     mesh: Mesh
     standardization: Standardization = UNCHANGED
+    batch_size: int = 0
+    guidance: float = 1.0
+    null_label: int | None = None
 
     def layout(self) -> tuple[np.ndarray | None, int, tuple[str, ...]]:
         """Labels `[N]` or None, images per row, and names of the rows."""
@@ -59,45 +65,38 @@ class Preview:
         names = tuple(self.class_names[i] if i < named else str(i) for i in shown)
         return shown.repeat(columns), columns, names
 
-    def make(self):
+    def make(self) -> Callable[[Any], np.ndarray]:
         """Returns `params -> uint8 [height, width, 3]`; it compiles when first called."""
         labels, columns, names = self.layout()
         count = self.num_samples if labels is None else len(labels)
-        sharding = spread_if_even(self.mesh, count)
-
-        @functools.partial(jax.jit, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
-        def sample(params: Any, labels: np.ndarray | None) -> jax.Array:
-            keys = dm.stream_keys(self.seed, dm.Stream.PREVIEW_X_T, jnp.arange(count))
-            keys, labels = jax.lax.with_sharding_constraint((keys, labels), sharding)
-
-            return ddim_samples(self, params, keys, self.image_shape, labels)
 
         def draw(params: Any) -> np.ndarray:
-            return make_grid(jax.device_get(sample(params, labels)), columns, names)
+            images = draw_all(
+                ddim_generator(self, params, self.image_shape, self.null_label),
+                count,
+                lambda indices: None if labels is None else labels[indices % count],
+                seed=self.seed,
+                guidance=self.guidance,
+                batch_size=self.batch_size or count,
+            )
+            return make_grid(images, columns, names)
 
         return draw
 
 
-def spread_if_even(mesh: Mesh, count: int) -> NamedSharding:
-    """Samples cut over the devices where these divide them, and all of them everywhere if not."""
-    divisible = count % mesh.devices.size == 0
-    return NamedSharding(mesh, PartitionSpec("data") if divisible else PartitionSpec())
-
-
-def ddim_samples(
-    preview,
-    params: Any,
-    keys: jax.Array,
-    image_shape: tuple[int, int, int],
-    labels: jax.Array | None,
-    low_res: jax.Array | None = None,
-) -> jax.Array:
-    """DDIM samples, uint8 `[N, H, W, C]`, of a preview's process and model; keys `[N]` of x_T."""
-
-    def model_fn(x_t, timestep):
-        return preview.model.apply({"params": params}, x_t, timestep, y=labels, low_res=low_res)
-
-    x_T = dm.initial_noise(keys, image_shape)  # noqa: N806
-    clip = preview.standardization.clip_denoised
-    x_0 = dm.sample_loop(preview.d, model_fn, x_T, step=dm.ddim_step, clip_denoised=clip)
-    return preview.standardization.to_uint8(x_0)
+def ddim_generator(
+    preview: Any, params: Any, image_shape: tuple[int, int, int], null_label: int | None = None
+) -> Generator:
+    """What draws DDIM samples with a preview's process, model and devices."""
+    return Generator(
+        d=preview.d,
+        model=preview.model,
+        params=params,
+        image_shape=image_shape,
+        sampler="ddim",
+        eta=0.0,
+        null_label=null_label,
+        mesh=preview.mesh,
+        standardization=preview.standardization,
+        x_T_stream=dm.Stream.PREVIEW_X_T,
+    )

@@ -4,7 +4,6 @@ Axis letters: N images, H W large, h w small, C channels.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,11 +12,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from iddpm_jax import diffusion as dm
+from iddpm_jax.evaluation.generation import draw_all
 from iddpm_jax.evaluation.grids import make_grid, to_uint8
-from iddpm_jax.evaluation.previews import ddim_samples, spread_if_even
+from iddpm_jax.evaluation.previews import ddim_generator
 from iddpm_jax.evaluation.standardization import UNCHANGED, Standardization
 
 
@@ -65,6 +65,8 @@ class SuperResolutionPreview:
       labels: int32 `[N]`, or None.
       seed: of the noise, always the same.
       mesh: devices to run on.
+      standardization: of the images that the model is trained on.
+      batch_size: images drawn at a time, as far as the devices divide it; 0: all.
     """
 
     d: dm.GaussianDiffusion
@@ -75,27 +77,25 @@ class SuperResolutionPreview:
     seed: int
     mesh: Mesh
     standardization: Standardization = UNCHANGED
+    batch_size: int = 0
 
-    def make(self):
+    def make(self) -> Callable[[Any], np.ndarray]:
         """Returns `params -> uint8 [height, width, 3]`; it compiles when first called."""
         count = len(self.originals)
-        rows = spread_if_even(self.mesh, count)
-
-        @functools.partial(jax.jit, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
-        def sample(params: Any, originals: np.ndarray, labels: np.ndarray | None):
-            keys = dm.stream_keys(self.seed, dm.Stream.PREVIEW_X_T, jnp.arange(count))
-            low_res_keys = dm.stream_keys(self.seed, dm.Stream.PREVIEW_LOW_RES, jnp.arange(count))
-            originals, labels, keys, low_res_keys = jax.lax.with_sharding_constraint(
-                (originals, labels, keys, low_res_keys), rows
-            )
-            images = originals.astype(jnp.float32) / 127.5 - 1
-            low_res = self.low_res(images, low_res_keys)
-
-            results = ddim_samples(self, params, keys, images.shape[1:], labels, low_res)
-            return to_uint8(low_res), results
 
         def draw(params: Any) -> np.ndarray:
-            shown = jax.device_get(sample(params, self.originals, self.labels))
-            return comparison_grid(*shown, self.originals)
+            keys = dm.stream_keys(self.seed, dm.Stream.PREVIEW_LOW_RES, np.arange(count))
+            low_res = self.low_res(self.originals.astype(np.float32) / 127.5 - 1, keys)
+            low_res = np.asarray(low_res)
+            results = draw_all(
+                ddim_generator(self, params, self.originals.shape[1:]),
+                count,
+                lambda indices: None if self.labels is None else self.labels[indices % count],
+                low_res_of=lambda indices: low_res[indices % count],
+                seed=self.seed,
+                guidance=1.0,
+                batch_size=self.batch_size or count,
+            )
+            return comparison_grid(np.asarray(to_uint8(low_res)), results, self.originals)
 
         return draw

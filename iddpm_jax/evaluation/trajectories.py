@@ -3,15 +3,17 @@
 Axis letters: B images, K moments, H W C image.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from iddpm_jax import diffusion as dm
 from iddpm_jax.errors import UsageError
-from iddpm_jax.evaluation.generation import Generator, batch_size_for
+from iddpm_jax.evaluation.generation import Generator, batch_size_for, draw_all
 from iddpm_jax.evaluation.standardization import UNCHANGED, Standardization
 
 
@@ -23,6 +25,7 @@ def reverse_process(
     *,
     seed: int,
     guidance: float = 1.0,
+    batch_size: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """x_t and the predicted x_0 of the first samples, at moments evenly spread over the steps.
 
@@ -30,20 +33,28 @@ def reverse_process(
       moments: K, at most the number of steps; the last one is the sample itself.
       labels: int32 `[B]`, or None.
       count: B.
+      batch_size: images drawn at a time; 0: all.
 
     Returns:
       Two arrays, uint8 `[K, B, H, W, C]`.
     """
-    padded = batch_size_for(count, count, generator.mesh)
-    indices = np.arange(padded)
-    labels = None if labels is None else np.resize(labels, padded)
     draw = generator.compile(moments)
-    shown = [
-        [np.asarray(generator.finish(x))[:count] for x in carry]
-        for carry in draw(seed, indices, labels, guidance)
-    ]
-    x_t, pred_xstart = zip(*shown, strict=True)
-    return np.stack(x_t), np.stack(pred_xstart)
+    shown = []
+    for indices in _batches(count, batch_size, generator.mesh):
+        each = None if labels is None else labels[indices % count]
+        moments_of_batch = [
+            [np.asarray(generator.finish(x)) for x in carry]
+            for carry in draw(seed, indices, each, guidance)
+        ]
+        shown.append(np.asarray(moments_of_batch))
+    x_t, pred_xstart = np.concatenate(shown, axis=2)[:, :, :count].swapaxes(0, 1)
+    return x_t, pred_xstart
+
+
+def _batches(count: int, batch_size: int, mesh: Mesh) -> list[np.ndarray]:
+    """Numbers from 0 to `count` in batches of one size, the last one filled up."""
+    size = batch_size_for(count, batch_size or count, mesh)
+    return [np.arange(start, start + size) for start in range(0, count, size)]
 
 
 def forward_process(
@@ -70,39 +81,33 @@ def forward_process(
 
 
 def invert(
-    generator: Generator, images: np.ndarray, labels: np.ndarray | None, guidance: float = 1.0
+    generator: Generator,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    guidance: float = 1.0,
+    batch_size: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """DDIM inversion: encodes images into noise, and decodes that noise again.
 
     Args:
+      generator: its sampler does not matter: both ways are DDIM with η = 0.
       images: uint8 `[B, H, W, C]`.
       labels: int32 `[B]`, or None.
+      batch_size: images at a time; 0: all.
 
     Returns:
       The noise x_T, float32 `[B, H, W, C]`, and the reconstruction, uint8 of the same shape.
     """
-    d, standardization = generator.d, generator.standardization
-    x_start = standardization(jnp.asarray(images, jnp.float32) / 127.5 - 1)
-    labels = None if labels is None else jnp.asarray(labels, jnp.int32)
-    up = jnp.arange(d.num_timesteps - 1, dtype=jnp.int32)
-
-    @jax.jit
-    def both_ways(params, x_start):
-        model_fn = generator.model_fn(params, labels, guidance)
-
-        def run(x, timesteps, step):
-            # x_0 is clipped: where hardly any signal is left, predicting it from ε multiplies the
-            # network's error by 1/√ᾱ, which is 20,000 at the end of the cosine schedule.
-            carry = (x, jnp.zeros_like(x))
-            options = {"clip_denoised": standardization.clip_denoised}
-            return dm.sample_steps(d, model_fn, carry, timesteps, None, step, **options)[0]
-
-        x_T = run(x_start, up, dm.ddim_reverse_step)  # noqa: N806
-        down = jnp.arange(d.num_timesteps - 1, -1, -1, dtype=jnp.int32)
-        return x_T, standardization.to_uint8(run(x_T, down, dm.ddim_step))
-
-    x_T, reconstruction = both_ways(generator.params, x_start)  # noqa: N806
-    return np.asarray(x_T), np.asarray(reconstruction)
+    generator = dataclasses.replace(generator, sampler="ddim", eta=0.0)
+    count, draw = len(images), generator.compile()
+    noise, back = [], []
+    for indices in _batches(count, batch_size, generator.mesh):
+        rows = indices % count
+        each = None if labels is None else np.asarray(labels, np.int32)[rows]
+        noise.append(np.asarray(generator.encode(images[rows], each, guidance)))
+        *_, carry = draw(0, indices, each, guidance, x_T=noise[-1])
+        back.append(np.asarray(generator.finish(carry[0])))
+    return np.concatenate(noise)[:count], np.concatenate(back)[:count]
 
 
 def slerp(a: jax.Array, b: jax.Array, weights: Sequence[float]) -> jax.Array:
@@ -127,12 +132,14 @@ def interpolate(
     frames: int,
     labels: np.ndarray | None,
     guidance: float = 1.0,
+    batch_size: int = 0,
 ) -> np.ndarray:
     """Images from one seed's noise to the other's, for each label.
 
     Args:
       generator: with the sampler ddim and eta 0, or dpm-solver++: the noise then says all.
       labels: int32 `[R]`, one row each; None for an unconditional model, R = 1.
+      batch_size: images drawn at a time; 0: all.
 
     Returns:
       uint8 `[R, frames, H, W, C]`.
@@ -147,12 +154,16 @@ def interpolate(
         )
     first = [dm.stream_keys(seed, generator.x_T_stream, np.arange(1)) for seed in seeds]
     ends = [dm.initial_noise(keys, generator.image_shape)[0] for keys in first]
-    path = slerp(*ends, np.linspace(0, 1, frames))
+    path = np.asarray(slerp(*ends, np.linspace(0, 1, frames)))
     rows = 1 if labels is None else len(labels)
     count = rows * frames
-    padded = batch_size_for(count, count, generator.mesh)
-    x_T = np.resize(np.asarray(path), (padded, *generator.image_shape))  # noqa: N806
-    each = None if labels is None else np.resize(np.repeat(labels, frames), padded)
-    *_, carry = generator.compile()(0, np.arange(padded), each, guidance, x_T)
-    images = np.asarray(generator.finish(carry[0]))[:count]
+    images = draw_all(
+        generator,
+        count,
+        lambda indices: None if labels is None else labels[indices % count // frames],
+        x_T_of=lambda indices: path[indices % frames],
+        seed=0,
+        guidance=guidance,
+        batch_size=batch_size or count,
+    )
     return images.reshape(rows, frames, *generator.image_shape)

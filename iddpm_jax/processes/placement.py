@@ -3,6 +3,8 @@
 `jax.device_put` would ask the other processes, array by array, whether they have the same.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,4 +24,9 @@ def place(tree: Any, sharding: Sharding) -> Any:
 
 def everywhere(mesh: Mesh, tree: Any) -> Any:
     """All of every array of the mesh on every device, in one program for the whole tree."""
-    return jax.jit(lambda arrays: arrays, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
+    return _replicate(mesh)(tree)
+
+
+@functools.cache  # So that a tree of the same shapes does not compile again.
+def _replicate(mesh: Mesh) -> Callable[[Any], Any]:
+    return jax.jit(lambda arrays: arrays, out_shardings=NamedSharding(mesh, PartitionSpec()))

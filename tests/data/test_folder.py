@@ -39,6 +39,12 @@ def _greys(source) -> list[int]:
     return source.batch(np.arange(len(source)))["image"][:, 0, 0, 0].tolist()
 
 
+def test_folder_knows_labels_without_reading_images(folder, monkeypatch):
+    source = load_source(_options(folder, labels="prefix", cache_mb=0))
+    monkeypatch.setattr(FolderSource, "_decode", lambda self, number: pytest.fail("was read"))
+    assert sorted(source.labels.tolist()) == sorted([0, 1, 2] * 4)
+
+
 @pytest.fixture
 def warned(caplog):
     """What absl logs as a warning."""

@@ -108,7 +108,7 @@ def test_generator_compiles_once_for_labels_guidance_seed_and_number():
 
 def test_second_stage_draws_other_noise_from_the_same_seed():
     base = _generator("ddim")
-    other = dataclasses.replace(base, second_stage=True)
+    other = dataclasses.replace(base, x_T_stream=diffusion.Stream.SECOND_STAGE_X_T)
     starts = []
     for generator in (base, other):
         carry, *_ = generator.compile()(0, np.arange(2), np.zeros(2, np.int32), 1.0)
@@ -140,3 +140,26 @@ def test_classifier_free_guidance_extrapolates_the_mean_half():
 def test_generator_refuses_what_no_sampler_does(options, message):
     with pytest.raises(ValueError, match=message):
         _generator(**options)
+
+
+def test_draw_batches_of_a_second_equal_generator_compiles_nothing():
+    def draw():
+        generator = dataclasses.replace(_generator("ddim", null_label=CLASSES), eta=0.0)
+        return _draw(generator, batch_size=4, guidance=2.0)
+
+    first = draw()
+    with tiny.compilations() as compilations:
+        np.testing.assert_array_equal(first, draw())
+    assert compilations == []
+
+
+def test_draw_batches_starts_from_the_noise_that_is_given():
+    generator = _generator("ddim")
+    keys = diffusion.stream_keys(7, diffusion.Stream.X_T, np.arange(2))
+    noise = np.asarray(diffusion.initial_noise(keys, (4, 4, 1)))
+    options = {"seed": 0, "guidance": 1.0, "batch_size": 2}
+    given = gen.draw_all(
+        generator, 2, lambda i: np.zeros(len(i), np.int32), x_T_of=lambda i: noise[i], **options
+    )
+    np.testing.assert_array_equal(given, _draw(generator, 2, 2, seed=7, labels=(0,)))
+    assert (given != _draw(generator, 2, 2, labels=(0,))).any()

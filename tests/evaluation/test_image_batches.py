@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from iddpm_jax.evaluation.image_batches import image_batches, spread_indices
+from iddpm_jax.evaluation.image_batches import image_batches, one_of_each_class, spread_indices
 
 IMAGES = np.arange(7, dtype=np.uint8)[:, None, None, None].repeat(4, axis=1)
 
@@ -38,3 +38,46 @@ def test_spread_indices_covers_all_images():
     assert spread_indices(7, 3).tolist() == [0, 2, 4]
     with pytest.raises(ValueError, match="num_samples=8, but there are 7 images"):
         spread_indices(7, 8)
+
+
+class _Unread:
+    """A source of 3,000 images, sorted by class, that has to read an image to know its label."""
+
+    class_names = tuple("abcdefgh")
+
+    def __init__(self):
+        self.read = 0
+
+    def __len__(self):
+        return 3000
+
+    def batch(self, indices):
+        self.read += len(indices)
+        return {"label": np.asarray(indices) // 375}
+
+
+def test_one_of_each_class_reads_a_few_images_for_their_labels():
+    source = _Unread()
+    chosen = one_of_each_class(source, 6)
+    assert len(set(chosen // 375)) == 6
+    assert source.read <= 64
+
+
+def test_one_of_each_class_gives_up_on_a_class_that_is_nowhere():
+    source = _Unread()
+    source.class_names = tuple(map(str, range(100)))
+    assert len(one_of_each_class(source, 20)) == 8
+    assert source.read == 512
+
+
+def test_one_of_each_class_reads_nothing_where_labels_are_known():
+    source = _Unread()
+    source.labels = np.array([2, 2, 0, 1, 0])
+    assert one_of_each_class(source, 2).tolist() == [2, 3]
+    assert source.read == 0
+
+
+def test_one_of_each_class_takes_the_first_images_where_there_are_no_classes():
+    source = _Unread()
+    source.class_names = ()
+    assert one_of_each_class(source, 6).tolist() == list(range(6))

@@ -1,5 +1,6 @@
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -53,3 +54,33 @@ def test_preview_draws_the_same_on_one_and_eight_devices():
     assert np.abs(pictures[0].astype(int) - pictures[1]).max() <= 1
     rows = [pictures[0][start : start + 32, -8 * 34 :] for start in (2, 36)]
     assert (rows[0] != rows[1]).any()
+
+
+class _Flat:
+    """A network, quickly compiled, whose x_0 is as bright as its label says."""
+
+    @staticmethod
+    def apply(variables, x, timesteps, y, low_res):
+        x_0 = x * 0 + 0.1 * variables["params"] * (1.0 + y).reshape(-1, 1, 1, 1)
+        return jnp.concatenate([x_0, x], axis=-1)
+
+
+def test_preview_compiles_once_and_draws_the_same_in_chunks():
+    whole = dataclasses.replace(_preview(2, 16), model=_Flat())
+    chunked = dataclasses.replace(whole, batch_size=5)
+    first = chunked.make()(np.float32(1))
+    with tiny.compilations() as compilations:
+        np.testing.assert_array_equal(first, chunked.make()(np.float32(1)))
+    assert compilations == []
+    np.testing.assert_array_equal(first, whole.make()(np.float32(1)))
+
+
+def test_preview_is_guided_where_there_is_a_null_label():
+    plain = dataclasses.replace(_preview(2, 4), model=_Flat())
+    guided = [
+        dataclasses.replace(plain, null_label=9, guidance=weight).make()(np.float32(1))
+        for weight in (1.0, 2.0)
+    ]
+    np.testing.assert_array_equal(plain.make()(np.float32(1)), guided[0])
+    # Away from the null label, which is brighter.
+    assert guided[1].sum() < guided[0].sum()

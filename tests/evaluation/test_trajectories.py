@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from iddpm_jax.evaluation import trajectories as tr
+from tests import tiny
 from tests.evaluation.test_generation import _draw, _generator
 
 LABELS = np.array([0, 1, 2], np.int32)
@@ -68,3 +69,36 @@ def test_interpolate_goes_from_one_seeds_sample_to_the_others():
 def test_interpolate_refuses_samplers_that_add_noise(options):
     with pytest.raises(ValueError, match="needs a deterministic sampler"):
         tr.interpolate(_generator(**options), (0, 1), 3, LABELS)
+
+
+def _reverse(batch_size=0):
+    x_t, x_0 = tr.reverse_process(_generator("ddim"), 4, LABELS, 3, seed=0, batch_size=batch_size)
+    return np.concatenate([x_t, x_0])
+
+
+def _interpolated(batch_size=0):
+    return tr.interpolate(_generator("ddim"), (0, 5), 4, LABELS[:2], batch_size=batch_size)
+
+
+def _inverted(batch_size=0):
+    images = np.arange(48, dtype=np.uint8).reshape(3, 4, 4, 1) * 5
+    noise, back = tr.invert(_generator("ddim"), images, LABELS, batch_size=batch_size)
+    assert noise.shape == images.shape
+    return back
+
+
+def _forward(batch_size=0):
+    return tr.forward_process(_generator().d, np.full((2, 4, 4, 1), 200, np.uint8), 5, seed=0)[0]
+
+
+@pytest.mark.parametrize("make", [_reverse, _interpolated, _inverted])
+def test_trajectories_are_the_same_for_any_batch_size(make):
+    assert np.abs(make().astype(int) - make(batch_size=2)).max() <= 1
+
+
+@pytest.mark.parametrize("make", [_reverse, _interpolated, _inverted, _forward])
+def test_trajectories_compile_nothing_the_second_time(make):
+    first = make(batch_size=2)
+    with tiny.compilations() as compilations:
+        np.testing.assert_array_equal(first, make(batch_size=2))
+    assert compilations == []

@@ -1,6 +1,5 @@
 """What the compiled train step does, guarded without timing anything."""
 
-import contextlib
 import re
 
 import jax
@@ -73,27 +72,11 @@ def test_step_keeps_activations_and_gradients_and_little_else():
     assert _compiled(1).memory_analysis().temp_size_in_bytes <= kept + gradients
 
 
-@contextlib.contextmanager
-def _compilations():
-    """A list of the seconds of every compilation, as they happen."""
-    seen = []
-
-    def listen(event: str, seconds: float, **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            seen.append(seconds)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield seen
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-
-
 def test_steps_transfer_nothing_and_compile_once():
     step, state = tiny.train_step(1), tiny.init(1)(jax.random.key(0))
     batches = [tiny.batch(i, 1) for i in range(3)]
     state = step(state, batches[0])
-    with _compilations() as compilations, jax.transfer_guard("disallow"):
+    with tiny.compilations() as compilations, jax.transfer_guard("disallow"):
         for batch in batches[1:]:
             state = step(state, batch)
         assert compilations == []
@@ -130,7 +113,7 @@ def test_saving_on_eight_devices_compiles_nothing(tmp_path):
     state = tiny.run_steps(1, devices=DEVICES)
     jax.clear_caches()  # Of what another test has saved.
     checkpoints = Checkpoints(tmp_path, keep=1)
-    with _compilations() as compilations:
+    with tiny.compilations() as compilations:
         checkpoints.save(state, {}, {})
         checkpoints.close()
     assert compilations == []
