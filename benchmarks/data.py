@@ -24,7 +24,7 @@ from PIL import Image
 from iddpm_jax import factory
 from iddpm_jax.data import DataOptions, InMemorySource, load_source, make_batches, packing
 from iddpm_jax.data.images import decode_image
-from iddpm_jax.data.packed import PackedWriter
+from iddpm_jax.data.packed_writer import PackedWriter
 from iddpm_jax.recipes import cifar10_cosine, digits
 from iddpm_jax.training import sharding
 from iddpm_jax.training.prefetch import DeviceBatches

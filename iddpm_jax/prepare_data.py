@@ -21,7 +21,7 @@ from absl import app, flags, logging
 
 from iddpm_jax.data import packing
 from iddpm_jax.data.options import LABEL_RULES
-from iddpm_jax.data.packed import PackedWriter
+from iddpm_jax.data.packed_writer import PackedWriter
 from iddpm_jax.data.tfds_source import FILE_FORMAT, check_network, load_builder
 from iddpm_jax.errors import UsageError
 from iddpm_jax.progress_bar import progress_bar

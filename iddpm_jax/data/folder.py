@@ -10,9 +10,11 @@ import numpy as np
 from absl import logging
 
 from iddpm_jax.data.decoding import decode_all
+from iddpm_jax.data.image_files import Listing
 from iddpm_jax.data.images import BadImageError, decode_image
-from iddpm_jax.data.listing import Listing, list_images
+from iddpm_jax.data.listing import list_images
 from iddpm_jax.data.options import DataOptions
+from iddpm_jax.data.reading import read_patiently
 from iddpm_jax.data.sources import InMemorySource, Source, fingerprint_of
 from iddpm_jax.data.splits import is_held_out, parse_split, slice_of
 from iddpm_jax.errors import UsageError
@@ -115,6 +117,7 @@ class FolderSource:
         self.image_shape = (options.image_size, options.image_size, options.channels)
         self.fingerprint = fingerprint_of(names)
         self._bad: set[int] = set()
+        self._why_bad = ""
 
     @property
     def image_bytes(self) -> int:
@@ -135,7 +138,7 @@ class FolderSource:
             if image is not None:
                 label = self._labels[number]
                 return {"image": image, "label": label, "sound": np.bool_(number == index)}
-        raise UsageError(f"none of the {len(self)} images of {self._options.dir!r} can be decoded")
+        raise self._none_usable()
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         items = [self[int(index)] for index in indices]
@@ -153,9 +156,7 @@ class FolderSource:
 
         decode_all(fill, len(self))
         if not good.any():
-            raise UsageError(
-                f"none of the {len(self)} images of {self._options.dir!r} can be decoded"
-            )
+            raise self._none_usable()
         if not good.all():
             logging.warning(
                 "%d of %d images of %s are left out", (~good).sum(), len(self), self._options.dir
@@ -164,15 +165,26 @@ class FolderSource:
         names = [name for name, is_good in zip(self._names, good, strict=True) if is_good]
         return InMemorySource(images, self._labels[good], self.class_names, fingerprint_of(names))
 
+    def _none_usable(self) -> UsageError:
+        where = self._options.dir
+        return UsageError(
+            f"none of the {len(self)} images of {where!r} can be decoded; {self._why_bad}"
+        )
+
     def _decode(self, number: int) -> np.ndarray | None:
         """The image, or None for a bad one, of which there is a warning."""
         name, options = self._names[number], self._options
-        try:
+
+        def read() -> np.ndarray:
             data = self._listing.read(name)
             return decode_image(data, options.image_size, options.channels, exif=options.exif)
-        except (BadImageError, OSError, ValueError) as error:
+
+        try:
+            return read_patiently(read, f"{options.dir}: {name!r}")
+        except BadImageError as error:
             if options.on_bad_image == "error":
                 raise UsageError(f"{options.dir}: {name!r} cannot be used: {error}") from error
             self._bad.add(number)
+            self._why_bad = f"{name!r}: {error}"
             logging.warning("%s: %r is left out: %s", options.dir, name, error)
             return None

@@ -26,7 +26,7 @@ def decode_image(data: bytes, size: int, channels: int, *, exif: bool = True) ->
     """Decodes an image, scales its shorter side to `size` and crops the centre.
 
     It is halved with a box filter while it is at least twice too large, and then scaled with a
-    bicubic one.
+    bicubic one. Grey of 16 bits is brought to 8 first, where the reference clips all above 255.
 
     Args:
       data: a JPEG, PNG, GIF (first frame), WebP or BMP file.
@@ -39,19 +39,30 @@ def decode_image(data: bytes, size: int, channels: int, *, exif: bool = True) ->
 
     Raises:
       BadImageError: the file cannot be decoded, or is a decompression bomb.
+      OSError, MemoryError: the system failed, not the file.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_pixels(image.size)
             if exif and image.getexif().get(_ORIENTATION, 1) != 1:
                 image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I"):
+                image = _eight_bits(image)
             return _resize_and_crop(image, size, channels)
-    except BadImageError:
+    except (BadImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise BadImageError(f"it is no image of the formats {', '.join(_FORMATS)}") from error
     except Exception as error:  # PIL raises many kinds for damaged files.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # The system's, such as too many open files: PIL's own have no number.
         raise BadImageError(f"{type(error).__name__}: {error}") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits, 0 to 65535, as the nearest of 8 bits: 257 levels become one."""
+    grey = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
+    return Image.fromarray(((grey + 128) // 257).astype(np.uint8))
 
 
 def fit_array(pixels: np.ndarray, size: int, channels: int) -> np.ndarray:

@@ -15,20 +15,23 @@ import numpy as np
 from absl import logging
 
 from iddpm_jax.data.folder import check_labelled, class_names_of, class_of
+from iddpm_jax.data.image_files import MAX_FILE_SIZE
 from iddpm_jax.data.images import BadImageError, decode_image, fit_array
 from iddpm_jax.data.listing import list_images
-from iddpm_jax.data.packed import PackedWriter
+from iddpm_jax.data.packed_writer import PackedWriter
+from iddpm_jax.data.reading import read_patiently
 from iddpm_jax.errors import UsageError
 
 _AT_ONCE = 256  # Images that are decoded before they are written.
+_LMDB_SLACK = 2**20  # Bytes of pages that were given back last, and need not be there.
 
 
 class Origin(NamedTuple):
     """Images to pack.
 
-    count: how many there are; read: number to (uint8 `[H, W, C]`, label), from several threads,
-    BadImageError, OSError or ValueError for one that cannot be used; name: number to what to call
-    it in a warning; class_names: in the order of the labels; empty if unlabelled.
+    count: how many there are; read: number to (uint8 `[H, W, C]`, label), from several threads;
+    BadImageError for one that can never be used, OSError where the system fails; name: number to
+    what to call it in a warning; class_names: in the order of the labels; empty if unlabelled.
     """
 
     count: int
@@ -69,7 +72,7 @@ def imagenet_npz_origin(source: pathlib.Path, size: int) -> Origin:
         pixels = data[row]
         side = round((pixels.size / 3) ** 0.5)
         if pixels.size != 3 * side * side:
-            raise UsageError(f"{pixels.size} values are no square RGB image")
+            raise BadImageError(f"{pixels.size} values are no square RGB image")
         image = pixels.reshape(3, side, side).transpose(1, 2, 0)
         return fit_array(np.ascontiguousarray(image), size, 3), int(labels[row]) - 1
 
@@ -79,6 +82,8 @@ def imagenet_npz_origin(source: pathlib.Path, size: int) -> Origin:
 
 
 def _npz_part(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    if not file.is_file():
+        raise UsageError(f"{file} is no file")
     try:
         with np.load(file, allow_pickle=False) as arrays:
             data = arrays["data"]
@@ -94,26 +99,52 @@ def _npz_part(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def lsun_origin(source: pathlib.Path, size: int, channels: int) -> Origin:
-    """An LSUN lmdb: one encoded image for each key."""
+    """An LSUN lmdb: one encoded image for each key.
+
+    It is mapped into memory, which is the only way that the library has, and must not change as
+    long as it is read.
+    """
     try:
         import lmdb
     except ImportError as error:
         raise UsageError(
             "reading an lmdb needs the package lmdb: pip install -r requirements-tfds.txt"
         ) from error
+    file = source / "data.mdb" if source.is_dir() else source
+    if not file.is_file():
+        raise UsageError(f"--source={source} is no lmdb: {file} is no file")
     try:
-        database = lmdb.open(str(source), readonly=True, lock=False, max_readers=64)
+        database = lmdb.open(
+            str(source), subdir=source.is_dir(), readonly=True, lock=False, max_readers=64
+        )
+        _check_whole(file, (database.info()["last_pgno"] + 1) * database.stat()["psize"])
+        with database.begin() as transaction:
+            keys = list(transaction.cursor().iternext(keys=True, values=False))
     except lmdb.Error as error:
         raise UsageError(f"--source={source} is no lmdb that can be read: {error}") from error
-    with database.begin() as transaction:
-        keys = list(transaction.cursor().iternext(keys=True, values=False))
 
     def read(number: int) -> tuple[np.ndarray, int]:
-        with database.begin(buffers=True) as transaction:
-            data = bytes(transaction.get(keys[number]))
+        try:
+            with database.begin(buffers=True) as transaction:
+                data = transaction.get(keys[number], b"")
+                if len(data) > MAX_FILE_SIZE:
+                    raise BadImageError(f"it has more than {MAX_FILE_SIZE:,} bytes")
+                data = bytes(data)
+        except lmdb.Error as error:
+            raise BadImageError(f"{type(error).__name__}: {error}") from error
         return decode_image(data, size, channels), 0
 
     return Origin(len(keys), read, lambda number: repr(keys[number]), ())
+
+
+def _check_whole(file: pathlib.Path, size: int) -> None:
+    """UsageError for a truncated lmdb: reading what is missing of a map would end the process."""
+    found = file.stat().st_size
+    if found < size - _LMDB_SLACK:
+        raise UsageError(
+            f"{file} is truncated, or still being written: it has {found:,} bytes, and its header "
+            f"says {size:,}"
+        )
 
 
 def pack(
@@ -142,8 +173,8 @@ def pack(
 def _decoded(origin: Origin, start: int, threads: int) -> Iterator[tuple[int, object]]:
     def read(number: int):
         try:
-            return origin.read(number)
-        except (BadImageError, OSError, ValueError) as error:
+            return read_patiently(lambda: origin.read(number), origin.name(number))
+        except BadImageError as error:
             return error
 
     with ThreadPoolExecutor(threads) as pool:

@@ -5,7 +5,7 @@ Axis letters: N images of the source, B of a batch, H W C image.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -48,6 +48,15 @@ def fingerprint_of(parts: Iterable[str]) -> str:
     return digest.hexdigest()[:32]
 
 
+def check_labels(labels: np.ndarray, class_names: Sequence[str]) -> None:
+    """Raises UsageError for labels `int32 [N]` that are not those of named classes."""
+    classes = len(class_names)
+    if classes and len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+        raise UsageError(
+            f"labels from {labels.min()} to {labels.max()} do not fit the {classes} classes"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class InMemorySource:
     """Images `uint8 [N, H, W, C]` and labels `int32 [N]` held in memory."""
@@ -65,12 +74,7 @@ class InMemorySource:
         if self.labels.shape != self.images.shape[:1]:
             raise UsageError(f"{len(self.images)} images, but labels of {self.labels.shape}")
 
-        classes = len(self.class_names)
-        if classes and len(self) and not 0 <= self.labels.min() <= self.labels.max() < classes:
-            raise UsageError(
-                f"labels from {self.labels.min()} to {self.labels.max()} do not fit the "
-                f"{classes} classes"
-            )
+        check_labels(self.labels, self.class_names)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

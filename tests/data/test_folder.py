@@ -1,3 +1,4 @@
+import errno
 import os
 import pathlib
 import shutil
@@ -9,9 +10,12 @@ import pytest
 from absl import logging as absl_logging
 from PIL import Image
 
-from iddpm_jax.data import DataOptions, load_source
+from iddpm_jax.data import DataOptions, load_source, make_batches
 from iddpm_jax.data.folder import FolderSource, class_names_of, class_of
+from iddpm_jax.data.images import BadImageError
 from iddpm_jax.data.listing import list_images
+from iddpm_jax.data.reading import ReadError, read_patiently
+from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.image_batches import image_batches
 
 
@@ -86,7 +90,7 @@ def test_archives_are_read_in_place_in_the_order_of_the_folder(golden, tmp_path)
             np.testing.assert_array_equal(images, expected, err_msg=name)
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
         archive.add(root, ".", recursive=True)
-    with pytest.raises(ValueError, match="or a compressed one, which cannot be read in place"):
+    with pytest.raises(ValueError, match=r"nor a zip or tar archive \(a tar .*not be compressed"):
         load_source(_options(tmp_path / "a.tar.gz"))
 
 
@@ -247,19 +251,77 @@ def test_names_may_be_of_any_script(tmp_path):
     assert "犬" in source.class_names
 
 
-def test_files_that_cannot_be_read_are_bad_images(folder, warned, monkeypatch):
-    listing = list_images(folder)
+class _Failing:
+    """A listing whose first file the system fails to read so many times."""
 
-    def read(name):
-        if name.endswith("a_00.png"):
-            raise PermissionError(13, "Permission denied", name)
-        return listing.read(name)
+    def __init__(self, listing, times):
+        self.names, self._read, self.left = listing.names, listing.read, times
 
-    source = FolderSource(
-        listing._replace(read=read), listing.names, np.zeros(12, np.int32), (), _options(folder)
-    )
-    assert len(source.decoded()) == 11
-    assert "Permission denied" in warned.text
+    def read(self, name):
+        if name == self.names[0] and self.left:
+            self.left -= 1
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return self._read(name)
+
+
+def _failing_source(folder, monkeypatch, times):
+    monkeypatch.setattr("iddpm_jax.data.reading._PAUSES", (0.0, 0.0, 0.0))
+    failing = _Failing(list_images(folder), times)
+    labels = np.zeros(12, np.int32)
+    return FolderSource(failing, failing.names, labels, (), _options(folder)), failing
+
+
+def test_a_system_that_fails_for_a_moment_marks_no_image_bad(folder, warned, monkeypatch):
+    source, _ = _failing_source(folder, monkeypatch, 2)
+    assert _greys(source) == _greys(load_source(_options(folder)))
+    assert source.batch(np.arange(12))["sound"].all()
+    assert "Stale file handle; trying again" in warned.text
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_system_that_keeps_failing_ends_training_with_a_state_to_continue_from(
+    folder, monkeypatch, workers
+):
+    batching = {"batch_size": 4, "seed": 0, "num_workers": workers}
+    source, failing = _failing_source(folder, monkeypatch, 0)
+    undisturbed = make_batches(source, **batching)
+    expected = [next(undisturbed)["image"] for _ in range(6)]
+    failing.left = 10**6
+    batches = make_batches(source, **batching)
+    seen = []
+
+    def train():
+        while True:
+            seen.append(next(batches)["image"])
+
+    with pytest.raises(ReadError, match=r"'dir0/a_00\.png' cannot be read, after 4 .*: .*Stale"):
+        train()
+    with pytest.raises(UsageError, match="after 4 attempts"):
+        source.decoded()
+    failing.left = 0
+    continued = make_batches(source, **batching)
+    continued.set_state(batches.get_state())
+    seen += [next(continued)["image"] for _ in range(6 - len(seen))]
+    np.testing.assert_array_equal(seen, expected)
+
+
+def test_read_patiently_waits_longer_each_time_and_tells_decoders_errors_from_the_systems():
+    pauses = []
+
+    def fail():
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    with pytest.raises(ReadError, match="an image cannot be read"):
+        read_patiently(fail, "an image", pauses.append)
+    assert pauses == sorted(pauses)
+    assert len(pauses) == 3
+
+    def damaged():
+        raise OSError("broken data stream")
+
+    with pytest.raises(BadImageError, match="broken data stream"):
+        read_patiently(damaged, "an image", pauses.append)
+    assert len(pauses) == 3
 
 
 def test_fingerprint_tells_which_files_there_are(folder, tmp_path):

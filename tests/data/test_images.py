@@ -49,6 +49,23 @@ def test_decode_image_turns_as_exif_says_unless_told_not_to():
     np.testing.assert_array_equal(decode_image(data, 16, 3, exif=False), np.asarray(image))
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_decode_image_scales_grey_of_16_bits(channels):
+    levels = np.array([[0, 128, 129, 257], [385, 386, 32768, 65535]] * 2, np.uint16)
+    result = decode_image(_file(Image.fromarray(levels)), 4, channels)
+    np.testing.assert_array_equal(result[..., 0], np.round(levels / 257))
+    assert result[..., 0].max() == 255
+
+
+def test_decode_image_leaves_errors_of_the_system_to_others(monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("PIL.Image.open", fail)
+    with pytest.raises(OSError, match="Too many open files"):
+        decode_image(_file(_gradient(4, 4)), 4, 3)
+
+
 def test_decode_image_refuses_damaged_files():
     whole = _file(_gradient(64, 64))
     for data in (b"", b"not an image", whole[:100], whole[: len(whole) // 2], b"%!PS-Adobe-3.0"):

@@ -1,18 +1,37 @@
+import errno
 import io
 import json
+import os
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from iddpm_jax.data import DataOptions, load_source, packing
-from iddpm_jax.data.packed import PackedWriter
+from iddpm_jax.data.images import BadImageError
+from iddpm_jax.data.packed_writer import PackedWriter
+from iddpm_jax.data.reading import ReadError
+from iddpm_jax.errors import UsageError
+from iddpm_jax.evaluation.files import open_regular
 from tests.commands import run
 
 
 def _options(out, **options):
     defaults = {"name": "packed", "image_size": 32, "channels": 3, "dir": str(out)}
     return DataOptions(**defaults | options)
+
+
+def _all(source) -> np.ndarray:
+    return source.batch(np.arange(len(source)))["image"]
+
+
+def _write(folder) -> None:
+    """Packs three grey images, each with its number as its grey and label."""
+    writer = PackedWriter(folder, (4, 4, 1), {})
+    for i in range(3):
+        writer.add(np.full((4, 4, 1), i, np.uint8), i)
+    writer.finish(("a", "b", "c"))
 
 
 def _prepare(kind, *flags):
@@ -27,7 +46,7 @@ def test_prepare_data_packs_a_folder_to_the_same_pixels(golden, tmp_path):
     assert "7 images in" in result.stdout
     packed = load_source(_options(tmp_path))
     folder = load_source(_options(root, name="folder"))
-    np.testing.assert_array_equal(packed.images, folder.images)
+    assert _all(packed).tobytes() == folder.images.tobytes()
     assert len(load_source(_options(tmp_path, split="train[:3]"))) == 3
     again = _prepare("folder", *flags)
     assert again.returncode == 1
@@ -60,13 +79,12 @@ def test_packed_labels_follow_the_names_of_the_runs_classes(tmp_path):
 
 
 def test_packed_writer_keeps_others_out_and_trusts_no_shorter_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("iddpm_jax.data.packed._SAVE_EVERY", 1)
+    monkeypatch.setattr("iddpm_jax.data.packed_writer._SAVE_EVERY", 1)
     writer = PackedWriter(tmp_path / "train", (4, 4, 1), {})
     with pytest.raises(ValueError, match="is being written by another process"):
         PackedWriter(tmp_path / "train", (4, 4, 1), {})
     writer.add(np.zeros((4, 4, 1), np.uint8), 0)
-    for file in (writer._images, writer._labels, writer._lock):
-        file.close()
+    writer.close()
     (tmp_path / "train" / "images.bin").write_bytes(b"")
     with pytest.raises(ValueError, match=r"images\.bin is shorter than what was noted"):
         PackedWriter(tmp_path / "train", (4, 4, 1), {})
@@ -90,14 +108,14 @@ class _Origin:
         def read(number):
             self.read_numbers.append(number)
             if number == 7:
-                raise ValueError("it is bad")
+                raise BadImageError("it is bad")
             return np.full((4, 4, 1), number, np.uint8), number % 3
 
         return packing.Origin(20, read, str, ("a", "b", "c"))
 
 
 def test_pack_continues_after_a_crash_to_the_same_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr("iddpm_jax.data.packed._SAVE_EVERY", 5)
+    monkeypatch.setattr("iddpm_jax.data.packed_writer._SAVE_EVERY", 5)
     monkeypatch.setattr(packing, "_AT_ONCE", 4)
     shape, record = (4, 4, 1), {"kind": "test"}
     whole, bad = packing.pack(_Origin().make(), PackedWriter(tmp_path / "w", shape, record), 2)
@@ -118,8 +136,7 @@ def test_pack_continues_after_a_crash_to_the_same_bytes(tmp_path, monkeypatch):
         writer = PackedWriter(tmp_path / "c", shape, record)
         with pytest.raises(CrashError):
             packing.pack(_Origin().make(), writer, 2, crash_at(number))
-        for file in (writer._images, writer._labels, writer._lock):
-            file.close()
+        writer.close()
     with pytest.raises(ValueError, match="was begun from"):
         PackedWriter(tmp_path / "c", shape, {"kind": "other"})
     last = _Origin()
@@ -129,7 +146,7 @@ def test_pack_continues_after_a_crash_to_the_same_bytes(tmp_path, monkeypatch):
         assert (tmp_path / "c" / name).read_bytes() == (tmp_path / "w" / name).read_bytes()
     assert not (tmp_path / "c" / "progress.json").exists()
     source = load_source(_options(tmp_path, split="c", image_size=4, channels=1))
-    assert source.images[:, 0, 0, 0].tolist() == [i for i in range(20) if i != 7]
+    assert _all(source)[:, 0, 0, 0].tolist() == [i for i in range(20) if i != 7]
 
 
 def test_imagenet_npz_is_planar_and_counts_labels_from_one(tmp_path):
@@ -176,11 +193,163 @@ def test_packed_source_refuses_files_that_do_not_fit(tmp_path):
     assert len(load_source(options)) == 3
     info = json.loads((tmp_path / "train" / "info.json").read_text())
     (tmp_path / "train" / "info.json").write_text(json.dumps({**info, "count": 2}))
-    with pytest.raises(ValueError, match="do not have as many images"):
+    with pytest.raises(ValueError, match=r"images\.bin has 48 bytes, but 32 fit what info\.json"):
         load_source(options)
     (tmp_path / "train" / "info.json").write_text(json.dumps({**info, "format_version": 9}))
     with pytest.raises(ValueError, match="format version 9"):
         load_source(options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"count": -1}, "count=-1, expected 1 to"),
+        ({"count": 0}, "count=0"),
+        ({"count": True}, "count=True"),
+        ({"count": 1e9}, "count=1000000000.0"),
+        ({"count": 10**30}, "count=1000000"),
+        ({"count": 2**39}, "but 8,796,093,022,208 fit"),
+        ({"image_size": "/etc/passwd"}, "image_size='/etc/passwd'"),
+        ({"channels": None}, "channels=None"),
+        ({"class_names": "abc"}, "class_names that are no list"),
+        ({"class_names": ["a"]}, "labels from 0 to 2 do not fit the 1 classes"),
+        ({"origin": [1]}, "an origin that is no record"),
+    ],
+)
+def test_packed_source_refuses_a_record_that_nobody_would_write(tmp_path, changes, message):
+    _write(tmp_path / "train")
+    record = tmp_path / "train" / "info.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), **changes}))
+    with pytest.raises(UsageError, match=re.escape(message)):
+        load_source(_options(tmp_path, image_size=4, channels=1))
+
+
+def test_packed_source_refuses_files_that_are_none(tmp_path):
+    options = _options(tmp_path, image_size=4, channels=1)
+    for name in ("info.json", "images.bin", "labels.bin"):
+        _write(tmp_path / "train")
+        (tmp_path / "train" / name).unlink()
+        os.mkfifo(tmp_path / "train" / name)
+        with pytest.raises(UsageError, match="it is not a regular file"):
+            load_source(options)
+        (tmp_path / "train" / name).unlink()
+        (tmp_path / "train" / "info.json").unlink(missing_ok=True)
+    (tmp_path / "train" / "info.json").write_text("[" * 100_000)
+    with pytest.raises(UsageError, match="is nested too deeply"):
+        load_source(options)
+
+
+def test_packed_record_leads_nowhere(tmp_path, monkeypatch):
+    _write(tmp_path / "train")
+    record = tmp_path / "train" / "info.json"
+    elsewhere = {"source": "/etc/passwd", "names": "../../x"}
+    names = ["/etc/passwd", "../../x", "a"]
+    changed = {**json.loads(record.read_text()), "origin": elsewhere, "class_names": names}
+    record.write_text(json.dumps({**changed, "images": "/etc/passwd", "path": "/etc/passwd"}))
+    opened = []
+    monkeypatch.setattr("iddpm_jax.data.packed.open_regular", _noting(opened, open_regular))
+    source = load_source(_options(tmp_path, image_size=4, channels=1))
+    assert _all(source)[:, 0, 0, 0].tolist() == [0, 1, 2]
+    assert {path.parent for path in opened} == {tmp_path / "train"}
+    assert source.class_names == tuple(names)
+
+
+def _noting(noted, function):
+    def call(path, *arguments):
+        noted.append(path)
+        return function(path, *arguments)
+
+    return call
+
+
+def test_packed_images_that_are_cut_short_are_an_error_and_not_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("iddpm_jax.data.reading._PAUSES", (0.0,))
+    _write(tmp_path / "train")
+    source = load_source(_options(tmp_path, image_size=4, channels=1))
+    os.truncate(tmp_path / "train" / "images.bin", 20)
+    assert source[0]["image"].max() == 0
+    with pytest.raises(ReadError, match=r"images\.bin cannot be read.*ends before image 1"):
+        _all(source)
+
+
+def test_packed_batch_is_what_was_written_whatever_part(tmp_path):
+    _write(tmp_path / "train")
+    source = load_source(_options(tmp_path, image_size=4, channels=1, split="train[1:]"))
+    batch = source.batch(np.array([1, 0, 1]))
+    assert batch["image"][:, 3, 3, 0].tolist() == [2, 1, 2]
+    assert batch["label"].tolist() == [2, 1, 2]
+    assert source[1]["image"][0, 0, 0] == 2
+    with pytest.raises(IndexError):
+        source.batch(np.array([2]))
+
+
+def test_packed_writer_follows_no_link_and_removes_nothing_of_others(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for name in (".lock", "images.bin"):
+        folder = tmp_path / f"linked{name}"
+        folder.mkdir()
+        (folder / name).symlink_to(victim)
+        with pytest.raises(UsageError, match="cannot be written"):
+            PackedWriter(folder, (4, 4, 1), {})
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(UsageError, match="cannot be written"):
+            PackedWriter(folder, (4, 4, 1), {})
+    assert victim.read_text() == "precious"
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("precious")
+    empty = PackedWriter(folder, (4, 4, 1), {})
+    with pytest.raises(UsageError, match="no image that can be used"):
+        empty.finish(())
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_packed_writer_says_that_the_disk_is_full_and_continues(tmp_path, monkeypatch):
+    writer = PackedWriter(tmp_path / "train", (4, 4, 1), {})
+
+    def full(file, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("iddpm_jax.data.packed_writer._write_all", full)
+        with pytest.raises(UsageError, match="cannot be written: No space left on device; once"):
+            writer.add(np.zeros((4, 4, 1), np.uint8), 0)
+    writer.close()
+    _write(tmp_path / "train")
+
+
+def test_pack_ends_where_the_system_fails_and_leaves_no_image_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("iddpm_jax.data.reading._PAUSES", (0.0,))
+
+    def read(number):
+        if number == 1:
+            raise OSError(errno.EIO, "Input/output error")
+        return np.zeros((4, 4, 1), np.uint8), 0
+
+    writer = PackedWriter(tmp_path / "train", (4, 4, 1), {})
+    with pytest.raises(ReadError, match="Input/output error"):
+        packing.pack(packing.Origin(2, read, str, ()), writer, 1)
+    writer.close()
+    assert not (tmp_path / "train" / "info.json").exists()
+
+
+def test_lsun_that_is_truncated_is_refused_before_it_is_mapped(tmp_path):
+    lmdb = pytest.importorskip("lmdb", reason="requirements-tfds.txt is not installed")
+    with lmdb.open(str(tmp_path / "lsun"), map_size=2**24) as database:
+        for i in range(4):
+            with database.begin(write=True) as transaction:
+                transaction.put(f"key{i}".encode(), bytes(2**20))
+    file = tmp_path / "lsun" / "data.mdb"
+    assert packing.lsun_origin(tmp_path / "lsun", 4, 3).count == 4
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(UsageError, match="is truncated, or still being written"):
+        packing.lsun_origin(tmp_path / "lsun", 4, 3)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(UsageError, match="is no file"):
+        packing.lsun_origin(tmp_path / "lsun", 4, 3)
 
 
 def test_prepare_data_refuses_in_one_line(tmp_path):
