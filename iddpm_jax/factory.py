@@ -1,10 +1,10 @@
-"""From a configuration to objects: the only reader of ConfigDict, with `process_factory`.
+"""From a configuration to objects: the only reader of ConfigDict, with
+`process_factory` and `data_factory`.
 
 Everything is checked here, on the host, before anything compiles; every complaint is a
 UsageError that names the key and its value.
 """
 
-import math
 from collections.abc import Sequence
 
 import jax
@@ -13,11 +13,18 @@ import ml_collections
 import numpy as np
 
 from iddpm_jax import models
-from iddpm_jax.data import DataOptions, Source, load_source, make_batches
+from iddpm_jax.data import Source, describe, in_memory, make_batches
+from iddpm_jax.data_factory import (
+    build_source,
+    build_standardization,
+    check_images,
+    measured,
+    open_data,
+    warn,
+)
 from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.image_batches import spread_indices
 from iddpm_jax.evaluation.previews import Preview
-from iddpm_jax.evaluation.standardization import UNCHANGED, Standardization, measure
 from iddpm_jax.evaluation.super_resolution import SuperResolutionPreview
 from iddpm_jax.process_factory import (
     build_betas,
@@ -96,12 +103,7 @@ def default_channel_mult(image_size: int) -> tuple[int, ...]:
 def build_model(config: ml_collections.ConfigDict) -> models.UNet:
     """The network, checked against the image size."""
     c = config.model
-    if c.image_size < 1:
-        raise UsageError(f"model.image_size={c.image_size} must be at least 1")
-    if not 1 <= c.in_channels <= 4:
-        raise UsageError(f"model.in_channels={c.in_channels} must be 1 to 4")
-    if c.num_classes < 0:
-        raise UsageError(f"model.num_classes={c.num_classes} must be 0 (unconditional) or more")
+    check_images(config)
     if c.num_res_blocks < 1:
         raise UsageError(f"model.num_res_blocks={c.num_res_blocks} must be at least 1")
     if c.dtype not in _DTYPES:
@@ -159,48 +161,6 @@ def _embedded_classes(config: ml_collections.ConfigDict) -> int | None:
     return (classes + bool(dropout)) or None
 
 
-def build_source(
-    config: ml_collections.ConfigDict, split: str = "", class_names: Sequence[str] = ()
-) -> Source:
-    """The data, checked against the model.
-
-    `split` overrides that of the configuration. `class_names` are those of the run that is
-    continued, in the order of their labels.
-    """
-    c = config.data
-    source = load_source(
-        DataOptions(
-            name=c.name,
-            image_size=config.model.image_size,
-            channels=config.model.in_channels,
-            dir=c.dir,
-            split=split or c.split,
-            labels=c.labels if config.model.num_classes else "none",
-            test_percent=c.test_percent,
-            exif=c.exif,
-            on_bad_image=c.on_bad_image,
-            cache_mb=c.cache_mb,
-            resize=c.resize,
-            class_names=tuple(class_names),
-        )
-    )
-    size, channels = config.model.image_size, config.model.in_channels
-    if source.image_shape != (size, size, channels):
-        raise UsageError(
-            f"data.name={config.data.name!r} has images of (height, width, channels) "
-            f"{source.image_shape}, but model.image_size={size} and model.in_channels={channels}"
-        )
-    classes, limit = len(source.class_names), config.model.num_classes
-    if limit and not classes:
-        raise UsageError(f"model.num_classes={limit}, but {config.data.name!r} has no labels")
-    if limit and classes > limit:
-        raise UsageError(
-            f"data.name={config.data.name!r} has labels 0 to {classes - 1}, "
-            f"outside model.num_classes={limit}"
-        )
-    return source
-
-
 def build_learning_rate(config: ml_collections.ConfigDict):
     """The learning rate as a function of the step."""
     c = config.train
@@ -238,42 +198,6 @@ def build_low_res(config: ml_collections.ConfigDict) -> models.LowRes | None:
             f"train.low_res_noise={noise} is for super-resolution, but model.small_size=0"
         )
     return models.LowRes(size, noise) if size else None
-
-
-def build_standardization(config: ml_collections.ConfigDict) -> Standardization:
-    """What the process sees of images; UsageError if mean and deviation do not fit them."""
-    c = config.data
-    if not c.standardize:
-        if c.mean or c.std:
-            raise UsageError("data.mean and data.std have no effect without data.standardize=True")
-        return UNCHANGED
-    channels = config.model.in_channels
-    if (
-        len(c.mean) != channels
-        or len(c.std) != channels
-        or not (all(map(math.isfinite, (*c.mean, *c.std))) and all(s > 0 for s in c.std))
-    ):
-        raise UsageError(
-            f"data.mean={tuple(c.mean)} and data.std={tuple(c.std)} must have a number for each of "
-            f"{channels} channels, deviations above 0; leave both empty to measure them"
-        )
-    return Standardization(tuple(c.mean), tuple(c.std))
-
-
-def _measured(config: ml_collections.ConfigDict, source: Source) -> ml_collections.ConfigDict:
-    """The configuration with mean and standard deviation of the data, where they are left open."""
-    c = config.data
-    if not c.standardize or c.mean or c.std:
-        return config
-    count = min(len(source), _MEASURED_IMAGES)
-    batches = np.array_split(np.arange(count) * len(source) // count, -(-count // 1000))
-    found = measure(source.batch(batch)["image"] for batch in batches)
-    config = config.copy_and_resolve_references()
-    config.data.mean, config.data.std = found
-    return config
-
-
-_MEASURED_IMAGES = 10_000  # Spread over the data.
 
 
 def build_preview(
@@ -320,9 +244,13 @@ def build_training(config: ml_collections.ConfigDict, class_names: Sequence[str]
     _check_train(config)
     mesh = sharding.make_mesh()
     sharding.check_batch_size(c.batch_size, c.microbatch, mesh)
+    # What the data are comes first: the network's sizes follow from it. Decoding them comes last.
+    source = open_data(config, "", class_names)
     model, diffusion = build_model(config), build_process(config)
-    source = build_source(config, class_names=class_names)
-    config = _measured(config, source)
+    source = in_memory(source, config.data.cache_mb)
+    if jax.process_index() == 0:
+        warn(config, source)
+    config = measured(config, source)
     preview = build_preview(config, model, source, mesh)
     return Training(
         config=config.to_dict(),
@@ -345,6 +273,7 @@ def build_training(config: ml_collections.ConfigDict, class_names: Sequence[str]
         mesh=mesh,
         image_shape=source.image_shape,
         class_names=source.class_names,
+        found=describe(source),
         draw_samples=preview.make(),
         ema_rates=tuple(c.ema_rate),
         **{key: c[key] for key in _LOOP_KEYS},

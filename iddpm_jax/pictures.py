@@ -10,10 +10,11 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from iddpm_jax.data.image_files import read_exact
 from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation import trajectories
 from iddpm_jax.evaluation.generation import Generator
-from iddpm_jax.evaluation.grids import class_grid, make_grid, read_image, save_gif, save_png
+from iddpm_jax.evaluation.grids import class_grid, make_grid, save_gif, save_png
 from iddpm_jax.evaluation.image_batches import one_of_each_class
 from iddpm_jax.trained import TrainedModel
 
@@ -111,12 +112,12 @@ def write_interpolation(options: Options, seeds: tuple[int, int]) -> pathlib.Pat
 
 
 def read_images(options: Options, paths: Sequence[str]) -> np.ndarray:
-    """The images to invert, uint8 `[B, H, W, C]`; UsageError as from `read_image`."""
+    """The images to invert, uint8 `[B, H, W, C]`; UsageError as from `read_exact`."""
     if jax.process_count() > 1:
         raise UsageError("--invert is for one process, not for several")
     if options.model.num_classes and options.labels is None:
         raise UsageError("--invert needs the images' --labels: the model is class-conditional")
-    return np.stack([read_image(path, options.model.image_shape) for path in paths])
+    return np.stack([read_exact(path, options.model.image_shape) for path in paths])
 
 
 def write_inversion(options: Options, images: np.ndarray) -> np.ndarray:

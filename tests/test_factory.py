@@ -1,6 +1,8 @@
 import ml_collections
 import numpy as np
 import pytest
+from absl import logging as absl_logging
+from PIL import Image
 
 from iddpm_jax import configuration, diffusion, factory
 from iddpm_jax.config import defaults
@@ -29,6 +31,11 @@ def _changed(changes: dict) -> ml_collections.ConfigDict:
         ({"model.in_channels": 5}, "in_channels=5 must be 1 to 4"),
         ({"model.in_channels": 3}, r"\(8, 8, 1\), but model.image_size=8 and model.in_channels=3"),
         ({"model.image_size": 16}, "image_size=16: digits are 8 x 8"),
+        # What the data are comes before what the network makes of them.
+        (
+            {"model.image_size": 16, "model.attention_resolutions": (4,)},
+            "image_size=16: digits are 8 x 8",
+        ),
         ({"model.image_size": 0}, "image_size=0"),
         ({"model.num_classes": 5}, "labels 0 to 9, outside model.num_classes=5"),
         ({"model.num_classes": -1}, "num_classes=-1"),
@@ -75,13 +82,55 @@ def _changed(changes: dict) -> ml_collections.ConfigDict:
         ({"train.max_nonfinite_steps": 0}, "max_nonfinite_steps=0"),
         ({"train.num_samples": 0}, "num_samples=0"),
         ({"data.num_workers": -1}, "num_workers=-1"),
-        ({"data.name": "nothing"}, "unknown data.name='nothing'"),
-        ({"data.split": "half"}, "data.split='half'"),
+        ({"data.name": "mnist"}, "unknown data.name='mnist': there are digits.*'tfds:mnist'"),
+        ({"data.name": "/"}, "data.name='/' is a path: .*data.name='folder' with data.dir='/'"),
+        ({"data.name": ""}, "unknown data.name='': there are digits, folder, packed"),
+        ({"data.split": "half"}, "data.split='half': digits have train, test, all$"),
     ],
 )
 def test_build_training_refuses_bad_values(changes, message):
     with pytest.raises(ValueError, match=message):
         factory.build_training(_changed(changes))
+
+
+def test_build_training_looks_at_the_network_before_it_decodes_images(tmp_path, monkeypatch):
+    Image.new("L", (8, 8)).save(tmp_path / "0_a.png")
+    monkeypatch.setattr(
+        "iddpm_jax.factory.in_memory", lambda source, cache_mb: pytest.fail("decoded")
+    )
+    folder = {"data.name": "folder", "data.dir": str(tmp_path), "model.num_heads": 3}
+    with pytest.raises(ValueError, match="num_heads=3"):
+        factory.build_training(_changed(folder))
+
+
+def test_build_training_warns_of_classes_that_nobody_has(caplog):
+    logger = absl_logging.get_absl_logger()
+    logger.addHandler(caplog.handler)
+    try:
+        run = factory.build_training(_changed({"model.num_classes": 12}))
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "model.num_classes=12, but the data have 10 classes" in caplog.text
+    assert run.found == "1,500 images, 10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9), 8 × 8, gray"
+
+
+def test_build_source_takes_a_folder_that_was_moved_and_a_split_chosen_later(tmp_path):
+    for i in range(40):
+        Image.new("L", (8, 8), i).save(tmp_path / f"{i % 2}_{i}.png")
+    config = _changed({"data.name": "folder", "data.dir": "/gone", "data.test_percent": 50.0})
+    with pytest.raises(ValueError, match="'/gone' does not exist"):
+        factory.build_source(config)
+    options = {"split": "test", "data_dir": str(tmp_path)}
+    half, quarter = (
+        factory.build_source(config, **options, test_percent=percent) for percent in (None, 25.0)
+    )
+    assert 0 < len(quarter) < len(half) < 40
+    # What fewer percent hold out is among what more do.
+    assert set(quarter.images[:, 0, 0, 0]) < set(half.images[:, 0, 0, 0])
+    with pytest.raises(
+        ValueError, match=r"test_percent=5\.0 is of folders, and data.name='digits'"
+    ):
+        factory.build_source(tiny.config(), test_percent=5.0)
 
 
 def test_check_config_names_an_unknown_key():

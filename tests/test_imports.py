@@ -17,6 +17,13 @@ ALLOWED_INTERNAL = {
     "training": {"training", "diffusion", "data", "evaluation", "processes", "errors"},
 }
 ALLOWED_EXTERNAL = {"diffusion": {"jax", "numpy"}, "models": {"jax", "numpy", "flax"}}
+CONFIG_READERS = {
+    "factory.py",
+    "process_factory.py",
+    "data_factory.py",
+    "configuration.py",
+    "defaults.py",
+}
 STANDARD = {"collections", "dataclasses", "enum", "functools", "math", "re", "typing"}
 
 
@@ -48,7 +55,7 @@ def test_imports_point_one_way(part):
 
 def test_imports_of_config_dict_are_in_factory_and_configuration_only():
     for path in PACKAGE.rglob("*.py"):
-        if path.name not in ("factory.py", "process_factory.py", "configuration.py", "defaults.py"):
+        if path.name not in CONFIG_READERS:
             names = _imports(path) - {"ml_collections.config_flags"}  # Parses the command line.
             assert not any(name.startswith("ml_collections") for name in names), path
 

@@ -15,27 +15,21 @@ from iddpm_jax.data.images import BadImageError, decode_image
 from iddpm_jax.data.listing import list_images
 from iddpm_jax.data.options import DataOptions
 from iddpm_jax.data.reading import read_patiently
-from iddpm_jax.data.sources import InMemorySource, Source, fingerprint_of
+from iddpm_jax.data.sources import InMemorySource, fingerprint_of
 from iddpm_jax.data.splits import is_held_out, parse_split, slice_of
 from iddpm_jax.errors import UsageError
 
 
-def folder_source(options: DataOptions) -> Source:
+def folder_source(options: DataOptions) -> "FolderSource":
     """Opens a folder or archive.
 
-    Images that fit into `options.cache_mb` are decoded now and held in memory, others when
-    they are asked for.
-
     Raises:
-      UsageError: the folder, a label or, with on_bad_image="error", an image is not usable.
+      UsageError: the folder or a label is not usable.
     """
     listing = list_images(pathlib.Path(options.dir))
     names = _in_split(listing.names, options)
     labels, class_names = _labels(listing.names, names, options)
-    source = FolderSource(listing, names, labels, class_names, options)
-    if len(names) * source.image_bytes > options.cache_mb * 2**20:
-        return source
-    return source.decoded()
+    return FolderSource(listing, names, labels, class_names, options)
 
 
 def _in_split(names: Sequence[str], options: DataOptions) -> tuple[str, ...]:
@@ -71,13 +65,16 @@ def class_names_of(names: Sequence[str], rule: str) -> tuple[str, ...]:
     return tuple(sorted({class_of(name, rule) for name in names}))
 
 
+_BY_FOLDER = "; data.labels=directory takes the folder that it is in"
+
+
 def check_labelled(names: Sequence[str], rule: str, where: str) -> None:
     """Raises UsageError for a file whose name tells no class."""
     for name in names:
         if rule == "prefix" and "_" not in name.rpartition("/")[2]:
             raise UsageError(
                 f"{name!r} in {where!r} has no class: with labels by prefix it is what comes "
-                "before the first underscore of the file's name"
+                f"before the first underscore of the file's name{_BY_FOLDER * ('/' in name)}"
             )
         if rule == "directory" and "/" not in name:
             raise UsageError(
@@ -91,8 +88,23 @@ def _labels(all_names, names, options: DataOptions) -> tuple[np.ndarray, tuple[s
         return np.zeros(len(names), np.int32), ()
     check_labelled(all_names, options.labels, options.dir)
     known = class_names_of(all_names, options.labels)
+    if options.labels == "prefix" and _look_sorted_into_folders(all_names, known):
+        logging.warning(
+            "the classes of %s, by prefix of the files' names, are %d of %d images, but all are in "
+            "folders; data.labels=directory makes those the classes",
+            options.dir,
+            len(known),
+            len(all_names),
+        )
     ids = {name: i for i, name in enumerate(known)}
     return np.array([ids[class_of(n, options.labels)] for n in names], np.int32), known
+
+
+def _look_sorted_into_folders(names: Sequence[str], by_prefix: Sequence[str]) -> bool:
+    """Whether folders are the likelier classes: prefixes are all the same, or mostly different."""
+    folders = class_names_of(names, "directory")
+    alike = len(by_prefix) == 1 < len(folders)
+    return "" not in folders and (alike or len(by_prefix) > max(len(names) / 2, len(folders)))
 
 
 class FolderSource:
@@ -118,10 +130,6 @@ class FolderSource:
         self.fingerprint = fingerprint_of(names)
         self._bad: set[int] = set()
         self._why_bad = ""
-
-    @property
-    def image_bytes(self) -> int:
-        return int(np.prod(self.image_shape))
 
     @property
     def labels(self) -> np.ndarray:

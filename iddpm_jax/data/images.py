@@ -3,7 +3,9 @@
 Axis letters: H W C image.
 """
 
+import contextlib
 import io
+from collections.abc import Iterator
 
 import numpy as np
 from absl import logging
@@ -20,6 +22,27 @@ MAX_PIXELS = 2**27  # Before and after resizing; more is a decompression bomb.
 
 class BadImageError(UsageError):
     """A file that is no image, or a damaged or unreasonable one."""
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """Width and height of an image of which nothing is decoded; BadImageError if it is none."""
+    with _decoding(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        return image.size
+
+
+@contextlib.contextmanager
+def _decoding() -> Iterator[None]:
+    """BadImageError for whatever PIL says of a damaged file."""
+    try:
+        yield
+    except (BadImageError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImageError(f"it is no image of the formats {', '.join(_FORMATS)}") from error
+    except Exception as error:  # PIL raises many kinds.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # The system's, such as too many open files: PIL's own have no number.
+        raise BadImageError(f"{type(error).__name__}: {error}") from error
 
 
 def decode_image(data: bytes, size: int, channels: int, *, exif: bool = True) -> np.ndarray:
@@ -41,22 +64,13 @@ def decode_image(data: bytes, size: int, channels: int, *, exif: bool = True) ->
       BadImageError: the file cannot be decoded, or is a decompression bomb.
       OSError, MemoryError: the system failed, not the file.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            _check_pixels(image.size)
-            if exif and image.getexif().get(_ORIENTATION, 1) != 1:
-                image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):
-                image = _eight_bits(image)
-            return _resize_and_crop(image, size, channels)
-    except (BadImageError, MemoryError):
-        raise
-    except UnidentifiedImageError as error:
-        raise BadImageError(f"it is no image of the formats {', '.join(_FORMATS)}") from error
-    except Exception as error:  # PIL raises many kinds for damaged files.
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # The system's, such as too many open files: PIL's own have no number.
-        raise BadImageError(f"{type(error).__name__}: {error}") from error
+    with _decoding(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        _check_pixels(image.size)
+        if exif and image.getexif().get(_ORIENTATION, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):
+            image = _eight_bits(image)
+        return _resize_and_crop(image, size, channels)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

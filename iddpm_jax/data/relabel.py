@@ -12,20 +12,24 @@ class Relabelled:
     """A source whose labels are those that other class names give them."""
 
     def __init__(self, source: Source, class_names: tuple[str, ...], ids: np.ndarray):
-        self._source, self._ids = source, ids
+        self.source, self._ids = source, ids
         self.class_names = class_names
         self.image_shape = source.image_shape
         self.fingerprint = source.fingerprint
 
+    def over(self, source: Source) -> "Relabelled":
+        """Another source, of the same classes, with the same labels."""
+        return Relabelled(source, self.class_names, self._ids)
+
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self.source)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        item = self._source[index]
+        item = self.source[index]
         return {**item, "label": self._ids[item["label"]]}
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        batch = self._source.batch(indices)
+        batch = self.source.batch(indices)
         return {**batch, "label": self._ids[batch["label"]]}
 
 

@@ -109,7 +109,7 @@ def digits_source(split: str, size: int = 8) -> InMemorySource:
 
     base, start, stop = parse_split(split)
     if base not in _DIGITS_SPLITS:
-        raise UsageError(f"data.split={split!r} is not one of digits': {', '.join(_DIGITS_SPLITS)}")
+        raise UsageError(f"data.split={split!r}: digits have {', '.join(_DIGITS_SPLITS)}")
     if size not in (2, 4, 8):
         raise UsageError(f"model.image_size={size}: digits are 8 x 8, and come in 4 and 2 too")
     digits = sklearn.datasets.load_digits()

@@ -81,10 +81,7 @@ def tfds_source(options: DataOptions) -> Source:
             )
     records = builder.as_data_source(split=options.split)
     fingerprint = fingerprint_of([builder.info.full_name, options.split, str(len(records))])
-    source = TfdsSource(records, class_names, options, fingerprint)
-    if len(source) * source.image_bytes > options.cache_mb * 2**20:
-        return source
-    return source.decoded()
+    return TfdsSource(records, class_names, options, fingerprint)
 
 
 class TfdsSource:
@@ -96,10 +93,6 @@ class TfdsSource:
         self._records, self.fingerprint = records, fingerprint
         self.class_names = class_names
         self.image_shape = (options.image_size, options.image_size, options.channels)
-
-    @property
-    def image_bytes(self) -> int:
-        return int(np.prod(self.image_shape))
 
     def __len__(self) -> int:
         return len(self._records)

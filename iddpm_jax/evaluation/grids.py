@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.files import replacing
 
 _BACKGROUND = 255
@@ -113,32 +112,3 @@ def save_gif(path: pathlib.Path, frames: Sequence[np.ndarray], seconds: float) -
         pictures[0].save(
             file, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0
         )
-
-
-def read_image(path: str, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Reads an image file of exactly the given size.
-
-    Args:
-      path: any format that Pillow reads.
-      image_shape: (H, W, C); C = 1 reads grey, 3 RGB, 4 RGBA.
-
-    Returns:
-      uint8 `[H, W, C]`.
-
-    Raises:
-      UsageError: it cannot be read as an image, or has another size.
-    """
-    height, width, channels = image_shape
-    modes = {1: "L", 3: "RGB", 4: "RGBA"}
-    if channels not in modes:
-        raise UsageError(f"{path}: images of {channels} channels cannot be read from files")
-    try:
-        with Image.open(path) as image:
-            # The size is known before anything is decoded, however large that would become.
-            if image.size != (width, height):
-                size = f"{image.size[0]} x {image.size[1]}"
-                raise UsageError(f"{path} is {size}, the model needs {width} x {height}")
-            pixels = np.asarray(image.convert(modes[channels]))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{path} cannot be read as an image: {error}") from error
-    return pixels.reshape(image_shape)

@@ -50,6 +50,7 @@ class Training:
     mesh: Mesh
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
+    found: str  # What the data are, in a line.
     draw_samples: Callable[[Any], np.ndarray]  # Averaged parameters to a picture.
     ema_rates: tuple[float, ...]
     num_steps: int

@@ -127,6 +127,32 @@ def test_labels_that_are_missing_are_an_error_where_they_are_needed(folder):
         load_source(_options(folder, labels="directory"))
 
 
+@pytest.mark.parametrize(
+    ("names", "warns"),
+    [
+        (("cats/IMG_1.png", "dogs/IMG_2.png"), True),
+        (("cats/1a_1.png", "cats/2b_1.png", "dogs/3c_1.png", "dogs/4d_1.png"), True),
+        (("n01/n01_1.png", "n02/n02_1.png"), False),
+        (("part1/a_1.png", "part1/b_1.png", "part2/a_2.png", "part2/b_2.png"), False),
+        (("IMG_1.png", "IMG_2.png"), False),
+    ],
+)
+def test_folders_that_look_like_classes_are_named(tmp_path, warned, names, warns):
+    for name in names:
+        _write(tmp_path / name)
+    load_source(_options(tmp_path, labels="prefix"))
+    assert ("data.labels=directory makes those the classes" in warned.text) == warns
+    warned.clear()
+    load_source(_options(tmp_path, labels="none"))
+    assert not warned.text
+
+
+def test_files_in_folders_without_a_prefix_name_the_mend(tmp_path):
+    _write(tmp_path / "cats" / "1.png")
+    with pytest.raises(ValueError, match=r"'cats/1\.png'.*underscore.*; data\.labels=directory"):
+        load_source(_options(tmp_path, labels="prefix"))
+
+
 def test_splits_of_a_folder_are_stable_and_complete(folder):
     for i in range(12, 200):
         _write(folder / f"a_{i}.png", i)
