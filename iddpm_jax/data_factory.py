@@ -33,8 +33,9 @@ def build_source(
 ) -> Source:
     """The data, checked against the model.
 
-    `split`, `data_dir` and `test_percent` override those of the configuration. `class_names` are
-    those of the run that is continued, in the order of their labels.
+    `split`, `data_dir` and `test_percent` override those of the configuration: a folder may have
+    moved, and what is held out be chosen afterwards, of which there is a warning. `class_names`
+    are those of the run that is continued, in the order of their labels.
     """
     source = open_data(config, split, class_names, data_dir, test_percent)
     return in_memory(source, config.data.cache_mb)
@@ -52,6 +53,13 @@ def open_data(
     c = config.data
     if test_percent is not None and c.name != "folder":
         raise UsageError(f"test_percent={test_percent} is of folders, and data.name={c.name!r}")
+    if test_percent is not None and test_percent > c.test_percent:
+        logging.warning(
+            "test_percent=%s is more than the run's data.test_percent=%s: images of the test split "
+            "beyond that were trained on",
+            test_percent,
+            c.test_percent,
+        )
     source = open_source(
         DataOptions(
             name=c.name,

@@ -41,7 +41,8 @@ class TrainedModel:
       betas: the schedule, float64 `[T]`; None for a process in continuous time.
       standardization: of the images that it was trained on.
       build_diffusion: respacing ("" for every timestep) to the process.
-      open_source: split ("" for the training one) to the data that it was trained on.
+      open_source: split ("" for the training one) to the data that it was trained on; takes
+        `data_dir` where they have moved, and `test_percent` for another test split of a folder.
     """
 
     model: models.UNet
@@ -56,7 +57,7 @@ class TrainedModel:
     betas: np.ndarray | None
     standardization: Standardization
     build_diffusion: Callable[[str], dm.GaussianDiffusion]
-    open_source: Callable[[str], Source]
+    open_source: Callable[..., Source]
 
     def __repr__(self) -> str:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(self.params))

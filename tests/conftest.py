@@ -14,6 +14,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import jax
 import numpy as np
 import pytest
+from absl import logging as absl_logging
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".jax_cache" / "tests"
@@ -98,3 +99,14 @@ def uninterrupted(tmp_path_factory) -> pathlib.Path:
     assert "Total: " in result.stdout
     assert re.search(r"step 6/6 \| loss [01]\.\d", result.stdout)
     return workdir
+
+
+@pytest.fixture
+def warned(caplog):
+    """What absl logs as a warning."""
+    caplog.set_level("WARNING", logger="absl")
+    absl_logging.use_absl_handler()
+    logger = absl_logging.get_absl_logger()
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)

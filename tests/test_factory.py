@@ -1,7 +1,6 @@
 import ml_collections
 import numpy as np
 import pytest
-from absl import logging as absl_logging
 from PIL import Image
 
 from iddpm_jax import configuration, diffusion, factory
@@ -103,18 +102,13 @@ def test_build_training_looks_at_the_network_before_it_decodes_images(tmp_path, 
         factory.build_training(_changed(folder))
 
 
-def test_build_training_warns_of_classes_that_nobody_has(caplog):
-    logger = absl_logging.get_absl_logger()
-    logger.addHandler(caplog.handler)
-    try:
-        run = factory.build_training(_changed({"model.num_classes": 12}))
-    finally:
-        logger.removeHandler(caplog.handler)
-    assert "model.num_classes=12, but the data have 10 classes" in caplog.text
+def test_build_training_warns_of_classes_that_nobody_has(warned):
+    run = factory.build_training(_changed({"model.num_classes": 12}))
+    assert "model.num_classes=12, but the data have 10 classes" in warned.text
     assert run.found == "1,500 images, 10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9), 8 × 8, gray"
 
 
-def test_build_source_takes_a_folder_that_was_moved_and_a_split_chosen_later(tmp_path):
+def test_build_source_takes_a_folder_that_was_moved_and_a_split_chosen_later(tmp_path, warned):
     for i in range(40):
         Image.new("L", (8, 8), i).save(tmp_path / f"{i % 2}_{i}.png")
     config = _changed({"data.name": "folder", "data.dir": "/gone", "data.test_percent": 50.0})
@@ -125,6 +119,10 @@ def test_build_source_takes_a_folder_that_was_moved_and_a_split_chosen_later(tmp
         factory.build_source(config, **options, test_percent=percent) for percent in (None, 25.0)
     )
     assert 0 < len(quarter) < len(half) < 40
+    assert "trained on" not in warned.text
+    most = factory.build_source(config, **options, test_percent=75.0)
+    assert len(half) < len(most) < 40
+    assert "more than the run's data.test_percent=50.0: images of the test split" in warned.text
     # What fewer percent hold out is among what more do.
     assert set(quarter.images[:, 0, 0, 0]) < set(half.images[:, 0, 0, 0])
     with pytest.raises(

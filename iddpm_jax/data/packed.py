@@ -113,7 +113,7 @@ class PackedSource:
     def __init__(self, descriptor: int, path, shape, part: slice, labels: np.ndarray, info: _Info):
         self._descriptor, self._path = descriptor, path
         weakref.finalize(self, os.close, descriptor)
-        self._numbers, self._labels = range(info.count)[part], labels
+        self._numbers, self.labels = range(info.count)[part], labels
         self.image_shape = shape
         self.class_names, self.fingerprint = info.class_names, info.fingerprint
 
@@ -127,7 +127,7 @@ class PackedSource:
         images = np.empty((len(indices), *self.image_shape), np.uint8)
         numbers = [self._numbers[index] for index in indices.tolist()]
         read_patiently(lambda: self._read(numbers, images), str(self._path))
-        return {"image": images, "label": self._labels[indices]}
+        return {"image": images, "label": self.labels[indices]}
 
     def _read(self, numbers: Sequence[int], images: np.ndarray) -> None:
         size = int(np.prod(self.image_shape))

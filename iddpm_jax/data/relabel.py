@@ -21,6 +21,12 @@ class Relabelled:
         """Another source, of the same classes, with the same labels."""
         return Relabelled(source, self.class_names, self._ids)
 
+    @property
+    def labels(self) -> np.ndarray | None:
+        """Labels, int32 `[N]`, if the source has them without reading images."""
+        labels = getattr(self.source, "labels", None)
+        return None if labels is None else self._ids[labels]
+
     def __len__(self) -> int:
         return len(self.source)
 

@@ -7,7 +7,6 @@ import zipfile
 
 import numpy as np
 import pytest
-from absl import logging as absl_logging
 from PIL import Image
 
 from iddpm_jax.data import DataOptions, load_source, make_batches
@@ -47,17 +46,6 @@ def test_folder_knows_labels_without_reading_images(folder, monkeypatch):
     source = load_source(_options(folder, labels="prefix", cache_mb=0))
     monkeypatch.setattr(FolderSource, "_decode", lambda self, number: pytest.fail("was read"))
     assert sorted(source.labels.tolist()) == sorted([0, 1, 2] * 4)
-
-
-@pytest.fixture
-def warned(caplog):
-    """What absl logs as a warning."""
-    caplog.set_level("WARNING", logger="absl")
-    absl_logging.use_absl_handler()
-    logger = absl_logging.get_absl_logger()
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 @pytest.mark.parity

@@ -73,6 +73,7 @@ def test_packed_labels_follow_the_names_of_the_runs_classes(tmp_path):
     source = load_source(options)
     assert source.class_names == ("a", "b", "c")
     assert source.batch(np.arange(2))["label"].tolist() == [1, 2]
+    assert source.labels.tolist() == [1, 2]
     assert source[1]["label"] == 2
     with pytest.raises(ValueError, match=r"has the classes c, which the run's labels\.json"):
         load_source(_options(tmp_path, image_size=4, channels=1, class_names=("a", "b")))
