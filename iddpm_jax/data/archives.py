@@ -65,6 +65,10 @@ def list_zip(path: pathlib.Path) -> Listing:
             if path.stat().st_size != size:
                 raise OSError(errno.EIO, _CHANGED) from error
             raise BadImageError(f"{type(error).__name__}: {error}") from error
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # A member that begins before the file does.
+                raise BadImageError(str(error)) from error
+            raise
 
     return Listing(_sorted_names(members), read)
 

@@ -73,6 +73,13 @@ def test_list_zip_refuses_what_is_damaged_and_says_why_a_member_is_bad(tmp_path)
     path.write_bytes(data)
     with pytest.raises(BadImageError, match="neither stored as it is nor deflated"):
         list_images(path).read("a.png")
+    before = bytes(data)
+    end = data.rindex(b"PK\x05\x06")  # Every member begins 2,000 bytes before it can.
+    data[end + 16 : end + 20] = struct.pack("<I", 2000 + directory)
+    path.write_bytes(data)
+    with pytest.raises(BadImageError, match="Invalid argument"):
+        list_images(path).read("b.png")
+    data = bytearray(before)
     data[directory : directory + 4] = b"XXXX"
     path.write_bytes(data)
     with pytest.raises(UsageError, match="is a damaged zip archive: BadZipFile"):
