@@ -1,13 +1,11 @@
 """Reading and writing files of torch: state dicts of networks and of AdamW.
 
-A file from outside is hostile: nothing in it is run. torch reads pickles with
-`weights_only=True`, which builds tensors and plain containers and refuses everything else.
-torch itself is optional and imported when a file is read or written.
+Files from outside are loaded by `torch_load`, which trusts none of them. torch itself is optional
+and imported when a file is read or written.
 """
 
 import os
 import pathlib
-import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,9 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from iddpm_jax.errors import UsageError
-
-# An archive's pickle only describes the tensors; those of the largest networks take 1 MB.
-_LARGEST_PICKLE = 64 * 2**20
+from iddpm_jax.torch_load import load, require_torch, shown
 
 
 class Moments(NamedTuple):
@@ -30,22 +26,6 @@ class Moments(NamedTuple):
     weight_decay: float
 
 
-def require_torch():
-    """The module torch.
-
-    Raises:
-      UsageError: it is not installed.
-    """
-    try:
-        import torch
-    except ImportError as error:
-        raise UsageError(
-            "this command needs PyTorch, which is not installed: "
-            "pip install -r requirements-torch.txt"
-        ) from error
-    return torch
-
-
 def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The tensors of a state dict, in float32, by name.
 
@@ -54,7 +34,7 @@ def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
     Raises:
       UsageError: the file is missing, damaged, would run code, or holds something else.
     """
-    value = _load(path)
+    value = load(path)
     if isinstance(value, Mapping) and {"state", "param_groups"} <= set(value):
         raise UsageError(f"{path} is the state of an optimiser; give it as --optimizer")
     if not isinstance(value, Mapping) or not value:
@@ -66,9 +46,9 @@ def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
                 "alone"
             )
         if not isinstance(name, str):
-            raise UsageError(f"{path} holds no plain state dict: it has the name {_shown(name)}")
+            raise UsageError(f"{path} holds no plain state dict: it has the name {shown(name)}")
         if name.startswith("module."):
-            raise UsageError(f"{path}: {_shown(name)} is of a wrapped model; strip 'module.'")
+            raise UsageError(f"{path}: {shown(name)} is of a wrapped model; strip 'module.'")
     arrays = _to_numpy(path, value)
     _check_finite(path, arrays)
     return arrays
@@ -83,12 +63,12 @@ def read_optimizer(path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]) ->
       UsageError: the file is missing, damaged, would run code, is of another optimiser, or
         does not fit the parameters.
     """
-    value = _load(path)
+    value = load(path)
     try:
         return _moments(path, value, shapes)
     except (TypeError, KeyError, OverflowError, RuntimeError) as error:
         raise UsageError(
-            f"{path} is not the state of an AdamW ({type(error).__name__}: {_shown(error)})"
+            f"{path} is not the state of an AdamW ({type(error).__name__}: {shown(error)})"
         ) from error
 
 
@@ -152,76 +132,7 @@ def _save(path: pathlib.Path, value: Any) -> None:
         os.replace(scratch, path)
     except (OSError, RuntimeError) as error:
         scratch.unlink(missing_ok=True)
-        raise UsageError(f"{path} cannot be written: {_shown(error)}") from error
-
-
-def _load(path: pathlib.Path) -> Any:
-    if not path.is_file():
-        raise UsageError(f"{path} is not a file")
-    if path.suffix == ".safetensors":
-        return _load_safetensors(path)
-    torch = require_torch()
-    with path.open("rb") as file:
-        archive = file.read(4) == b"PK\x03\x04"  # As torch tells its formats apart.
-    if archive:
-        _check_archive(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
-    except Exception as error:  # torch raises many kinds for what is no file of its.
-        if "weights_only" in str(error) or "Weights only" in str(error):
-            raise UsageError(
-                f"{path} is refused: besides tensors it holds Python objects, and loading them "
-                f"would run code; or it is cut off ({_refused_object(error)})"
-            ) from error
-        raise UsageError(
-            f"{path} cannot be read; it is truncated, damaged or no file of torch "
-            f"({type(error).__name__}: {_shown(error)})"
-        ) from error
-
-
-def _load_safetensors(path: pathlib.Path) -> dict[str, Any]:
-    require_torch()
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise UsageError(
-            "reading .safetensors needs the package safetensors: "
-            "pip install -r requirements-torch.txt"
-        ) from error
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, RuntimeError, KeyError) as error:
-        raise UsageError(f"{path} cannot be read as .safetensors: {error}") from error
-
-
-def _check_archive(path: pathlib.Path) -> None:
-    """torch stores its archives uncompressed; one that is packed could unfold without end."""
-    try:
-        entries = zipfile.ZipFile(path).infolist()
-    except Exception as error:  # zipfile too raises many kinds.
-        raise UsageError(
-            f"{path} cannot be read; it is truncated or damaged ({_shown(error)})"
-        ) from error
-    # Where something else comes first, another reader may see another archive than this one.
-    if not entries or min(entry.header_offset for entry in entries) != 0:
-        raise UsageError(f"{path} is refused: it is not laid out as torch writes its archives")
-    for entry in entries:
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise UsageError(f"{path} is refused: {_shown(entry.filename)} in it is compressed")
-        if entry.filename.endswith(".pkl") and entry.file_size > _LARGEST_PICKLE:
-            raise UsageError(
-                f"{path} is refused: the pickle {_shown(entry.filename)} in it has "
-                f"{entry.file_size} bytes, more than {_LARGEST_PICKLE}"
-            )
-
-
-def _refused_object(error: BaseException) -> str:
-    """The name of what the pickle asked for, from torch's long explanation."""
-    for line in str(error).splitlines():
-        if "GLOBAL" in line or "Unsupported" in line:
-            return _shown(line.strip())
-    return _shown(str(error).splitlines()[0])
+        raise UsageError(f"{path} cannot be written: {shown(error)}") from error
 
 
 def _to_numpy(path: pathlib.Path, tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -234,7 +145,7 @@ def _to_numpy(path: pathlib.Path, tensors: Mapping[str, Any]) -> dict[str, np.nd
         dense = dense and tensor.layout is torch.strided and tensor.device.type == "cpu"
         if not dense or tensor.dtype not in floats:
             raise UsageError(
-                f"{path}: {_shown(name)} is {_describe(tensor)}, not a tensor of floats"
+                f"{path}: {shown(name)} is {_describe(tensor)}, not a tensor of floats"
             )
         size += tensor.numel() * tensor.element_size()
     # Views with a stride of 0, or many of one storage, may claim any size.
@@ -251,7 +162,7 @@ def _check_finite(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     if bad:
         more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
         raise UsageError(
-            f"{path} has NaN or infinite values in {', '.join(map(_shown, bad[:10]))}{more}"
+            f"{path} has NaN or infinite values in {', '.join(map(shown, bad[:10]))}{more}"
         )
 
 
@@ -282,7 +193,7 @@ def _entry(path: pathlib.Path, states: Mapping, index: Any, key: str) -> Any:
     try:
         return states[index][key]
     except KeyError:
-        raise UsageError(f"{path} has no {key} of parameter {_shown(index)}") from None
+        raise UsageError(f"{path} has no {key} of parameter {shown(index)}") from None
 
 
 def _count(path: pathlib.Path, states: Mapping) -> int:
@@ -314,12 +225,7 @@ def _by_name(
 
 def _describe(value: Any) -> str:
     if isinstance(value, Mapping):
-        names = ", ".join(_shown(key) for key in list(value)[:5])
+        names = ", ".join(shown(key) for key in list(value)[:5])
         return f"a dict of {names or 'nothing'}"
     dtype = f" of {value.dtype}" if hasattr(value, "dtype") else ""
     return f"a {type(value).__name__}{dtype}"
-
-
-def _shown(text: object) -> str:
-    """Text from a hostile file, fit for a terminal: one line, short, without control codes."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))[:200]

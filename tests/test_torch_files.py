@@ -7,7 +7,6 @@ import pytest
 import safetensors.torch
 import torch
 
-from iddpm_jax import torch_files
 from iddpm_jax.torch_files import (
     read_optimizer,
     read_state_dict,
@@ -140,7 +139,7 @@ def test_read_state_dict_names_a_truncated_file(weights, tmp_path, name, keep):
         torch.save(weights, file, _use_new_zipfile_serialization="legacy" not in name)
     whole = file.read_bytes()
     file.write_bytes(whole[: int(keep * len(whole))])
-    with pytest.raises(ValueError, match=rf"{name} (cannot be read|is refused.* or it is cut off)"):
+    with pytest.raises(ValueError, match=rf"{name} cannot be read.* (truncated|empty)"):
         read_state_dict(file)
 
 
@@ -166,12 +165,6 @@ def test_read_state_dict_says_what_a_file_holds_instead(weights, tmp_path):
             read_state_dict(tmp_path / "x.pt")
     with pytest.raises(ValueError, match="is not a file"):
         read_state_dict(tmp_path / "absent.pt")
-
-
-def test_require_torch_says_in_a_sentence_that_it_is_not_installed(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torch", None)
-    with pytest.raises(ValueError, match=r"pip install -r requirements-torch\.txt"):
-        torch_files.require_torch()
 
 
 def test_read_optimizer_reads_what_write_optimizer_wrote(weights, tmp_path):
