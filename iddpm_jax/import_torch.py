@@ -4,7 +4,8 @@
         --workdir=runs/openai_cifar10
 
 OpenAI's published checkpoints are recognised. For any other, give the --config that it was
-trained with, or what is asked for. A whole training run moves with --ema and --optimizer.
+trained with, the reference's own flags as --model_flags, or what is asked for. A whole training
+run moves with --ema and --optimizer.
 """
 
 import hashlib
@@ -19,14 +20,16 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from iddpm_jax import configuration, factory, models, torch_run
+from iddpm_jax import configuration, factory, models, torch_conventions, torch_flags, torch_run
 from iddpm_jax.command_line import configure_logging, parse_flags, reason
 from iddpm_jax.config import defaults
 from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.files import write_json
 from iddpm_jax.published import PUBLISHED
-from iddpm_jax.torch_config import config_for
+from iddpm_jax.torch_config import check_images, config_for
+from iddpm_jax.torch_conventions import Conventions
 from iddpm_jax.torch_files import read_state_dict
+from iddpm_jax.torch_flags import TorchFlags
 from iddpm_jax.training.host_checkpoints import save_host_state
 from iddpm_jax.training.workdir import lock, open_workdir
 
@@ -43,6 +46,30 @@ _PRESET = flags.DEFINE_enum(
 )
 _STEP = flags.DEFINE_integer(
     "step", None, "Training steps taken, where the file's name does not tell.", lower_bound=0
+)
+_MODEL_FLAGS = flags.DEFINE_string(
+    "model_flags",
+    None,
+    "The flags that improved-diffusion trained it with: '--image_size 32 --num_channels 128 …'.",
+)
+_ATTENTION_ORDER = flags.DEFINE_enum(
+    "attention_order",
+    None,
+    list(torch_conventions.ATTENTION_ORDERS),
+    "How the file orders queries, keys and values: legacy, as improved-diffusion, or new, as "
+    "guided-diffusion with use_new_attention_order.",
+)
+_TORCH_MICROBATCH = flags.DEFINE_integer(
+    "torch_microbatch",
+    None,
+    "The PyTorch run's --microbatch, on each of its ranks; -1: none. Needed with --optimizer.",
+    lower_bound=-1,
+)
+_TORCH_BATCH_SIZE = flags.DEFINE_integer(
+    "torch_batch_size",
+    None,
+    "The PyTorch run's --batch_size, on each of its ranks. Needed with --torch_microbatch.",
+    lower_bound=1,
 )
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -70,35 +97,103 @@ def _import() -> None:
     workdir = _new_workdir()
     print(f"reading {checkpoint}")
     state_dict = read_state_dict(checkpoint)
-    config, published = _config(checkpoint, state_dict, own_run=bool(ema or optimizer))
+    arch = models.infer_architecture({name: a.shape for name, a in state_dict.items()})
+    check_images(arch, checkpoint)
+    given = _model_flags(arch)
+    found = _config(arch, checkpoint, given, own_run=bool(ema or optimizer))
+    config = found.config
+    conventions = _conventions(given, found.published)
     model = factory.build_model(config)
-    run = torch_run.read_run(state_dict, ema, optimizer, model)
-    _adopt_rates(config, checkpoint, list(ema), chosen=bool(published) or _is_given("ema_rate"))
+    run = torch_run.read_run(state_dict, ema, optimizer, model, conventions)
+    whole = bool(found.published) or not flags.FLAGS["config"].using_default_value
+    chosen = whole or "train.ema_rate" in {*_overrides(), *given.listed}
+    _adopt_rates(config, checkpoint, list(ema), chosen)
     if run.moments is not None:
-        _adopt("weight_decay", run.moments.weight_decay, config, optimizer)
+        _adopt("weight_decay", run.moments.weight_decay, config, optimizer, given)
         if not config.train.lr_anneal_steps:  # Else the file has a moment of the decay.
-            _adopt("lr", run.moments.lr, config, optimizer)
+            _adopt("lr", run.moments.lr, config, optimizer, given)
     files = [checkpoint, *ema.values(), *([optimizer] if optimizer else [])]
-    step = _step(files, published)
+    step = _step(files, found.published)
+    _set_num_steps(config, step)
     state = torch_run.to_state(run, config, model, step)
     record = {
-        "published": published,
+        "published": found.published,
         "step": step,
         "checkpoint": _record(checkpoint),
         "checkpoint_is_average": torch_run.parse_name(checkpoint).ema_rate or "",
         "ema": {rate: _record(path) for rate, path in ema.items()},
         "optimizer": _record(optimizer) if optimizer else None,
+        **conventions.record(),
     }
     print(f"writing {workdir}")
     _write(workdir, state, config, record)
     _report(workdir, config, record, sum(array.size for array in state_dict.values()))
 
 
-def _is_given(key: str) -> bool:
-    """Whether the user chose a value of `train.`, in a recipe or alone."""
-    flag = flags.FLAGS["config"]
-    overrides = config_flags.get_override_values(flag)
-    return not flag.using_default_value or f"train.{key}" in overrides
+def _model_flags(arch: models.Architecture) -> TorchFlags:
+    """What --model_flags says; nothing where it is not given."""
+    if _MODEL_FLAGS.value is None:
+        return TorchFlags({}, {})
+    if not flags.FLAGS["config"].using_default_value:
+        raise UsageError("--model_flags and --config are two answers to one question; give one")
+    given = torch_flags.parse(_MODEL_FLAGS.value, arch)
+    for note in given.notes:
+        print(f"of --model_flags, {note}")
+    if "train.batch_size" in given.listed.keys() - _overrides().keys():
+        print(
+            f"train.batch_size={given.batch_size} is the --batch_size of one rank; if the run had "
+            "several, import it with their sum as --config.train.batch_size"
+        )
+    return given
+
+
+def _overrides() -> dict:
+    """Single values that the user gave as --config.KEY=…, by dotted key."""
+    return config_flags.get_override_values(flags.FLAGS["config"])
+
+
+def _conventions(given: TorchFlags, published: str) -> Conventions:
+    """How the PyTorch run was made, from the flags that say so."""
+    if published and _ATTENTION_ORDER.value == "new":
+        raise UsageError(f"--attention_order=new, but {published} is of the legacy order")
+    sizes = {}
+    for name, flag, told in (
+        ("batch_size", _TORCH_BATCH_SIZE, given.batch_size),
+        ("microbatch", _TORCH_MICROBATCH, given.microbatch),
+    ):
+        if None not in (flag.value, told) and flag.value != told:
+            raise UsageError(f"--torch_{name}={flag.value}, but --model_flags has {told}")
+        sizes[name] = told if flag.value is None else flag.value
+    return torch_conventions.check(
+        Conventions(
+            _ATTENTION_ORDER.value or "legacy",
+            sizes["batch_size"] or 0,
+            -1 if sizes["microbatch"] is None else sizes["microbatch"],
+        )
+    )
+
+
+def _asks(values, published: bool) -> list[str]:
+    """What is to be said besides a configuration of these values, where it is not said yet."""
+    asks = []
+    if _OPTIMIZER.value:
+        if "train.batch_size" not in values:
+            asks.append("--config.train.batch_size=… (over all ranks)")
+        if _TORCH_MICROBATCH.value is None and _MODEL_FLAGS.value is None:
+            asks.append(
+                "--torch_microbatch=… (the run's --microbatch on each rank, with its --batch_size "
+                "there as --torch_batch_size=…; -1 if it had none), on which the optimiser's state "
+                "depends"
+            )
+    heads = {values.get("model.num_heads"), values.get("model.num_heads_upsample", -1)} - {-1}
+    # improved-diffusion, whose flags are given, has one order only, and with one head all are one.
+    told = published or _ATTENTION_ORDER.value or _MODEL_FLAGS.value is not None
+    if not told and heads != {1}:
+        asks.append(
+            "--attention_order=legacy (a file of improved-diffusion) or "
+            "--attention_order=new (of guided-diffusion with use_new_attention_order)"
+        )
+    return asks
 
 
 def _adopt_rates(config, checkpoint: pathlib.Path, rates: list[str], chosen: bool) -> None:
@@ -117,13 +212,16 @@ def _adopt_rates(config, checkpoint: pathlib.Path, rates: list[str], chosen: boo
     config.train.ema_rate = tuple(float(rate) for rate in rates)
 
 
-def _adopt(key: str, value: float, config, optimizer: pathlib.Path) -> None:
+def _adopt(key: str, value: float, config, optimizer: pathlib.Path, given: TorchFlags) -> None:
     """Sets `train.key` to what the optimiser's file has, as loading it in torch does."""
     has = config.train[key]
     if has == value:
         return
-    if f"train.{key}" in config_flags.get_override_values(flags.FLAGS["config"]):
-        raise UsageError(f"--config.train.{key}={has}, but {optimizer} has {value}")
+    if f"train.{key}" in {*_overrides(), *given.listed}:
+        raise UsageError(
+            f"train.{key}={has} is asked for, but {optimizer} has {value}: leave one of the two "
+            "out; without --optimizer it starts anew"
+        )
     print(f"train.{key}={value} is that of {optimizer.name}; the configuration had {has}")
     config.train[key] = value
 
@@ -150,17 +248,29 @@ def _new_workdir() -> pathlib.Path:
     return workdir
 
 
-def _config(checkpoint: pathlib.Path, state_dict, own_run: bool):
+def _config(arch, checkpoint: pathlib.Path, given: TorchFlags, own_run: bool):
     flag = flags.FLAGS["config"]
-    given = None if flag.using_default_value else _CONFIG.value
-    if given is not None and _PRESET.value:
+    whole = None if flag.using_default_value else _CONFIG.value
+    if whole is not None and _PRESET.value:
         raise UsageError("--preset and --config are two answers to one question; give one")
     own_run = own_run or torch_run.parse_name(checkpoint).step is not None
-    arch = models.infer_architecture({name: a.shape for name, a in state_dict.items()})
-    overrides = config_flags.get_override_values(flag)
-    found = config_for(arch, checkpoint, given, overrides, _PRESET.value or "", own_run)
+    overrides = torch_flags.merge(given, _overrides())
+    found = config_for(arch, checkpoint, whole, overrides, _PRESET.value or "", own_run, _asks)
     configuration.check_config(found.config, defaults.get_config())
     return found
+
+
+def _set_num_steps(config, step: int) -> None:
+    """Ends the run where it stands, or where its rate ends, unless the user says where.
+
+    Of unknown steps nothing can be said: then training asks for their number.
+    """
+    c = config.train
+    if "train.num_steps" not in _overrides():
+        end = max(c.num_steps or c.lr_anneal_steps, step)
+        end = min(end, c.lr_anneal_steps or end)
+        if end:
+            c.num_steps = end
 
 
 def _step(files: list[pathlib.Path], published: str) -> int:
@@ -230,6 +340,16 @@ def _report(workdir: pathlib.Path, config, record: dict, count: int) -> None:
         print(f"use it: python -m iddpm_jax.sample --workdir={shown}")
     if not config.data.name:
         print("to train it on, import it with --config.data.name=… and the train.* keys you want")
+    else:
+        print(f"train it on: {_continuation(shown, config.train.num_steps or 0, record['step'])}")
+
+
+def _continuation(workdir: str, num_steps: int, step: int) -> str:
+    """The command that goes on, which config.json tells all but how long."""
+    command = f"python main.py --workdir={workdir}"
+    if num_steps > step:
+        return f"{command} (to step {num_steps:,}, which --config.train.num_steps changes)"
+    return f"{command} --config.train.num_steps={step + 10_000} (10,000 steps more, or any number)"
 
 
 def run() -> None:

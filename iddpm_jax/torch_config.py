@@ -5,7 +5,7 @@ flags; for any other, what no shape tells has to be given.
 """
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from iddpm_jax import configuration, factory
@@ -31,6 +31,10 @@ _UNTOLD = (
 _IS = ("model.", "diffusion.")
 
 
+# What else has to be given, for these values of a published (or another) checkpoint: flags.
+Asks = Callable[[Flat, bool], list[str]]
+
+
 class Recognised(NamedTuple):
     """A configuration, and the published checkpoint that it is of, or ""."""
 
@@ -45,6 +49,7 @@ def config_for(
     overrides: Flat,
     preset: str = "",
     own_run: bool = False,
+    asks: Asks = lambda values, published: [],
 ) -> Recognised:
     """The configuration of the checkpoint in the file `path`.
 
@@ -55,20 +60,15 @@ def config_for(
       preset: name of a published checkpoint.
       own_run: whether it is a file of somebody's training, as its name or the files beside it
         say, and so no published checkpoint.
+      asks: what the import wants to know besides, as flags.
 
     Raises:
       UsageError: the configuration contradicts the shapes, several published checkpoints have
         this architecture, or something that no shape tells is not given.
     """
-    if arch.dims != 2:
-        raise UsageError(f"{path} is a network of {arch.dims}-D signals; images have 2 axes")
-    if not arch.readings():
-        raise UsageError(
-            f"{path} is a network from {arch.input_channels} to {arch.output_channels} channels, "
-            "which no image of 1 to 4 channels gives"
-        )
+    check_images(arch, path)
     if given is not None:
-        return Recognised(_checked(given, arch, path), "")
+        return _answered(Recognised(_checked(given, arch, path), ""), path, asks)
     preset = preset or ("" if own_run else _recognise(arch, path, overrides))
     if preset:
         config = recipe_config(PUBLISHED[preset].recipe)
@@ -76,12 +76,31 @@ def config_for(
         config.update_from_flattened_dict(dict(overrides))
         # With another network or process it is some other training of that architecture.
         same = all(recipe[key] == value for key, value in overrides.items() if key.startswith(_IS))
-        return Recognised(_checked(config, arch, path), preset if same else "")
+        found = Recognised(_checked(config, arch, path), preset if same else "")
+        return _answered(found, path, asks)
     config = defaults.get_config()
-    _check_nothing_missing(arch, path, overrides)
+    _check_nothing_missing(arch, path, overrides, asks(overrides, False))
     config.update_from_flattened_dict(_told(arch, overrides))
     config.update_from_flattened_dict(dict(overrides))
     return Recognised(_checked(config, arch, path), "")
+
+
+def check_images(arch: Architecture, path: pathlib.Path) -> None:
+    """Raises UsageError for a network of something else than images."""
+    if arch.dims != 2:
+        raise UsageError(f"{path} is a network of {arch.dims}-D signals; images have 2 axes")
+    if not arch.readings():
+        raise UsageError(
+            f"{path} is a network from {arch.input_channels} to {arch.output_channels} channels, "
+            "which no image of 1 to 4 channels gives"
+        )
+
+
+def _answered(found: Recognised, path: pathlib.Path, asks: Asks) -> Recognised:
+    missing = asks(configuration.flat_config(found.config), bool(found.published))
+    if missing:
+        raise UsageError(f"{path}: neither shapes nor the configuration tell {'; '.join(missing)}")
+    return found
 
 
 def _recognise(arch: Architecture, path: pathlib.Path, overrides: Flat) -> str:
@@ -198,7 +217,9 @@ def _reading(arch: Architecture, overrides: Flat) -> tuple[int, bool, bool]:
     return (asked or arch.readings())[0]
 
 
-def _check_nothing_missing(arch: Architecture, path: pathlib.Path, overrides: Flat) -> None:
+def _check_nothing_missing(
+    arch: Architecture, path: pathlib.Path, overrides: Flat, also: list[str]
+) -> None:
     wanted = list(_UNTOLD)
     readings = arch.readings()
     if len(readings) > 1:
@@ -208,9 +229,14 @@ def _check_nothing_missing(arch: Architecture, path: pathlib.Path, overrides: Fl
         wanted.append("model.small_size")
     wanted.append("diffusion.rescale_learned_sigmas" if learned else "diffusion.sigma_small")
     missing = [key for key in wanted if key not in overrides]
-    if missing:
+    if missing or also:
+        keys = " ".join(f"--config.{key}=…" for key in missing)
+        either = (
+            "Give the --config that it was trained with, the flags of improved-diffusion as "
+            "--model_flags='--image_size 64 …', or these: "
+        )
         raise UsageError(
             f"{path} is none of the published checkpoints, and shapes do not tell everything. "
-            "Give the --config that it was trained with, or these: "
-            + " ".join(f"--config.{key}=…" for key in missing)
+            + (either if missing else "Give ")
+            + "; ".join([keys] * bool(missing) + also)
         )

@@ -16,6 +16,13 @@ import optax
 
 from iddpm_jax import factory, models
 from iddpm_jax.errors import UsageError
+from iddpm_jax.torch_conventions import (
+    Conventions,
+    arrays_from_torch,
+    arrays_to_torch,
+    moments_from_torch,
+    moments_to_torch,
+)
 from iddpm_jax.torch_files import (
     Moments,
     read_optimizer,
@@ -60,7 +67,7 @@ def common_step(paths: Sequence[pathlib.Path]) -> int | None:
 
 
 class TorchRun(NamedTuple):
-    """The files of a run, read. Arrays are views of the files."""
+    """The files of a run, read, in our conventions. Arrays are views where nothing changes."""
 
     state_dict: Mapping[str, np.ndarray]
     ema: Mapping[str, Mapping]  # Parameter trees by rate.
@@ -72,8 +79,12 @@ def read_run(
     ema: Mapping[str, pathlib.Path],
     optimizer: pathlib.Path | None,
     model: models.UNet,
+    conventions: Conventions,
 ) -> TorchRun:
     """Reads what belongs to the network's weights, checking that it does.
+
+    Args:
+      conventions: those of the run, which the result no longer has.
 
     Raises:
       UsageError: a file that cannot be read or does not fit the network.
@@ -83,11 +94,14 @@ def read_run(
     for rate, path in ema.items():
         average = read_state_dict(path)
         try:
+            average = arrays_from_torch(average, model, conventions)
             averages[rate] = models.params_from_torch(average, model)
         except ValueError as error:
             raise UsageError(f"{path}: {error}") from error
-    moments = read_optimizer(optimizer, shapes) if optimizer else None
-    return TorchRun(state_dict, averages, moments)
+    moments = None
+    if optimizer:
+        moments = moments_from_torch(read_optimizer(optimizer, shapes), model, conventions)
+    return TorchRun(arrays_from_torch(state_dict, model, conventions), averages, moments)
 
 
 def to_state(run: TorchRun, config, model: models.UNet, step: int) -> TrainState:
@@ -143,10 +157,15 @@ def restore(workdir: pathlib.Path, config, model: models.UNet) -> TrainState:
     return state
 
 
-def write_run(state: TrainState, config, directory: pathlib.Path) -> list[pathlib.Path]:
+def write_run(
+    state: TrainState, config, directory: pathlib.Path, conventions: Conventions
+) -> list[pathlib.Path]:
     """Writes a state under the reference's names, and returns the files.
 
     Without a single update of the optimiser it has no state, and no file.
+
+    Args:
+      conventions: those of the run that is to go on with the files.
 
     Raises:
       UsageError: one of the files is there already.
@@ -163,8 +182,10 @@ def write_run(state: TrainState, config, directory: pathlib.Path) -> list[pathli
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{directory} cannot be written: {error}") from error
+    model = factory.build_model(config)
     for path, params in files.items():
-        write_state_dict(path, models.params_to_torch(jax.device_get(params)))
+        arrays = models.params_to_torch(jax.device_get(params))
+        write_state_dict(path, arrays_to_torch(arrays, model, conventions))
     if not count:
         return list(files)
     mu, nu = (models.params_to_torch(jax.device_get(tree)) for tree in (mu, nu))
@@ -172,5 +193,6 @@ def write_run(state: TrainState, config, directory: pathlib.Path) -> list[pathli
     last = max(get_schedule_count(state.opt_state) - 1, 0)
     annealed = float(factory.build_learning_rate(config)(last))
     lr = annealed if config.train.lr_anneal_steps else config.train.lr
-    write_optimizer(optimizer_file, Moments(count, mu, nu, lr, config.train.weight_decay))
+    moments = Moments(count, mu, nu, lr, config.train.weight_decay)
+    write_optimizer(optimizer_file, moments_to_torch(moments, model, conventions))
     return [*files, optimizer_file]

@@ -1,5 +1,6 @@
 """PyTorch's files in, and out again."""
 
+import json
 import pathlib
 import shutil
 
@@ -13,6 +14,7 @@ import iddpm_jax
 from iddpm_jax import configuration, factory, models, torch_run
 from iddpm_jax.recipes import cifar10_cosine
 from iddpm_jax.training import metrics as mt
+from iddpm_jax.training.optimizer import get_moments
 from iddpm_jax.training.step import initial_metrics, make_update
 from iddpm_jax.training.workdir import lock, read_config
 from tests.commands import TINY, run
@@ -31,7 +33,10 @@ FLAGS = [
     "--config.diffusion.predict_xstart=False",
     "--config.diffusion.use_kl=False",
     "--config.diffusion.rescale_learned_sigmas=True",
+    "--attention_order=legacy",
 ]
+# And what its optimiser's file depends on.
+RUN_FLAGS = [*FLAGS, "--config.train.batch_size=4", "--torch_microbatch=-1"]
 
 EMA_RATE = "--config.train.ema_rate=(0.5, 0.25)"
 
@@ -52,7 +57,7 @@ def imported(golden, tmp_path_factory) -> pathlib.Path:
     """The work directory of the golden run."""
     workdir = tmp_path_factory.mktemp("torch") / "run"
     model, ema, opt = _files(golden.folder / "torch_run")
-    result = _import(workdir, model, "--ema", str(ema), f"--optimizer={opt}", *FLAGS)
+    result = _import(workdir, model, "--ema", str(ema), f"--optimizer={opt}", *RUN_FLAGS)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     return workdir
@@ -118,7 +123,7 @@ def test_import_then_export_then_import_is_the_identity(golden, imported, tmp_pa
             assert torch.equal(tensor, after[name]), name
     model, ema, opt = _files(out)
     again = tmp_path / "again"
-    result = _import(again, model, "--ema", str(ema), f"--optimizer={opt}", *FLAGS)
+    result = _import(again, model, "--ema", str(ema), f"--optimizer={opt}", *RUN_FLAGS)
     assert result.returncode == 0, result.stderr
     first, second = _restore(imported)[0], _restore(again)[0]
     jax.tree.map(np.testing.assert_array_equal, first, second)
@@ -167,6 +172,45 @@ def test_network_of_the_published_cifar10_checkpoint_equals_reference(golden, wi
     assert golden.report(what, error) <= NETWORK
 
 
+# The golden run's command line, as if a rank had taken two microbatches in a step.
+REFERENCE_FLAGS = (
+    "--image_size 8 --num_channels 32 --num_res_blocks 1 --learn_sigma True --class_cond True "
+    "--noise_schedule cosine --lr 1e-3 --weight_decay=0.01 --ema_rate 0.9 --batch_size 4 "
+    "--microbatch 2 --data_dir images"
+)
+
+
+def test_import_takes_the_references_flags_and_its_microbatches(golden, imported, tmp_path):
+    workdir, out = tmp_path / "run", tmp_path / "exported"
+    model, ema, opt = _files(golden.folder / "torch_run")
+    files = [f"--ema={ema}", f"--optimizer={opt}"]
+    result = _import(workdir, model, *files, f"--model_flags={REFERENCE_FLAGS}")
+    assert result.returncode == 0, result.stderr
+    assert "train.batch_size=4 is the --batch_size of one rank" in result.stdout
+    # Everything that training goes on with is there, but for its end.
+    assert f"python main.py --workdir={workdir} --config.train.num_steps=10003" in result.stdout
+    config, singly = read_config(workdir), read_config(imported)
+    assert config["train"]["num_steps"] == 3
+    assert config.pop("data") == {**singly.pop("data"), "name": "folder", "dir": "images"}
+    assert config == singly
+    record = json.loads((workdir / "imported.json").read_text())
+    assert (record["torch_batch_size"], record["torch_microbatch"]) == (4, 2)
+    assert record["attention_order"] == "legacy"
+    # Ours are of mean gradients; the files that go out are again of sums.
+    sums, means = _restore(imported)[0], _restore(workdir)[0]
+    for scale, theirs, ours in zip(
+        (2, 4), get_moments(sums.opt_state)[1:], get_moments(means.opt_state)[1:], strict=True
+    ):
+        jax.tree.map(lambda a, b, n=scale: np.testing.assert_array_equal(a, n * b), theirs, ours)
+    result = run(["-m", "iddpm_jax.export_torch", f"--workdir={workdir}", f"--out={out}"])
+    assert result.returncode == 0, result.stderr
+    assert "2 microbatches on each rank: --batch_size 4 --microbatch 2" in result.stdout
+    before, after = (torch.load(file, weights_only=True) for file in (opt, out / opt.name))
+    for i, entry in before["state"].items():
+        for name, tensor in entry.items():
+            assert torch.equal(tensor, after["state"][i][name]), (i, name)
+
+
 def test_import_of_an_average_as_the_model_says_so(golden, tmp_path):
     workdir = tmp_path / "run"
     _, ema, _ = _files(golden.folder / "torch_run")
@@ -188,7 +232,10 @@ def test_import_trains_on_to_the_bits_of_the_exported_run(tmp_path, uninterrupte
     model, ema, opt = _files(out)
     # The run has a null class for guidance, and the same flags as the tests' tiny network.
     flags = ["--config=configs/digits.py", *TINY, "--config.train.label_dropout=0.1"]
-    result = _import(workdir, model, f"--ema={ema}", f"--optimizer={opt}", *flags)
+    files = [f"--ema={ema}", f"--optimizer={opt}"]
+    result = _import(
+        workdir, model, *files, *flags, "--attention_order=legacy", "--torch_microbatch=-1"
+    )
     assert result.returncode == 0, result.stderr
     # The run itself, without the detour.
     original = shutil.copytree(uninterrupted, tmp_path / "original")
@@ -220,7 +267,9 @@ def test_import_leaves_nothing_behind_where_it_fails(golden, tmp_path):
         "not a file": [tmp_path / "absent.pt"],
         "--optimizer is empty": [model, "--optimizer=", *FLAGS],
         "which averages to keep": [model, f"--ema={ema}", *FLAGS, EMA_RATE],
-        "has 0.001": [model, f"--optimizer={opt}", *FLAGS, "--config.train.lr=0.5"],
+        "has 0.001": [model, f"--optimizer={opt}", *RUN_FLAGS, "--config.train.lr=0.5"],
+        "over all ranks); --torch_microbatch=…": [model, f"--optimizer={opt}", *FLAGS],
+        "give --torch_batch_size=…": [model, *FLAGS, "--torch_microbatch=2"],
     }
     for message, (checkpoint, *flags) in failures.items():
         result = _import(tmp_path / "runs" / "run", checkpoint, *flags)

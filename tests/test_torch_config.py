@@ -161,6 +161,29 @@ def test_config_for_names_every_contradiction(golden):
     assert "small_size: the file is no super-resolution network" in str(error.value)
 
 
+def test_config_for_asks_besides_what_no_configuration_tells(published, golden):
+    heads = []
+
+    def asks(values, published):
+        heads.append(values.get("model.num_heads"))
+        return [] if published else ["--attention_order=legacy"]
+
+    arch = _architecture(golden.json("unet")["uncond_learn_sigma"])
+    with pytest.raises(ValueError, match=r"do not tell everything\. Give --attention_order"):
+        config_for(arch, FILE, None, UNTOLD, asks=asks)
+    config = config_for(arch, FILE, None, UNTOLD).config
+    with pytest.raises(ValueError, match="neither shapes nor the configuration tell --attention"):
+        config_for(arch, FILE, config, {}, asks=asks)
+    with pytest.raises(ValueError, match=r"sigmas=…; --attention_order=legacy$"):
+        config_for(arch, FILE, None, {}, asks=asks)
+    assert heads == [4, 4, None]
+    # A published checkpoint's order is known; that of another run of its network is not.
+    upsampler = _architecture(published["upsample_cond_500K"])
+    assert config_for(upsampler, FILE, None, {}, asks=asks).published
+    with pytest.raises(ValueError, match="--attention_order=legacy"):
+        config_for(upsampler, FILE, None, {"diffusion.steps": 1000}, asks=asks)
+
+
 def test_config_for_counts_the_null_class(golden):
     arch = _architecture(golden.json("unet")["class_cond_additive"])
     config = config_for(arch, FILE, None, UNTOLD).config
