@@ -17,7 +17,7 @@ if __name__ == "__main__":
 from absl import app, flags
 from ml_collections import config_flags
 
-from iddpm_jax import compilation_cache, configuration, factory, launch, processes
+from iddpm_jax import compilation_cache, configuration, factory, launch, own_code, processes
 from iddpm_jax.command_line import configure_logging, parse_flags, reason
 from iddpm_jax.config import defaults
 from iddpm_jax.training import loop, workdir
@@ -42,6 +42,8 @@ def main(argv: list[str]) -> None:
     with ExitStack() as held:
         try:
             configuration.check_config(config, defaults.get_config())
+            # The recipe is the user's, and so is what it names.
+            own_code.allow(configuration.flat_config(config))
             run = factory.build_training(config, workdir.known_labels(_WORKDIR.value))
             processes.on_first(lambda: _open_workdir(run, held))
         except (ValueError, processes.PeerError) as error:

@@ -7,6 +7,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
+from iddpm_jax import own_code, own_parts
 from iddpm_jax.data import DataOptions, Source, hints, in_memory, open_source
 from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.standardization import UNCHANGED, Standardization, measure
@@ -74,7 +75,8 @@ def open_data(
             cache_mb=c.cache_mb,
             resize=c.resize,
             class_names=tuple(class_names),
-        )
+        ),
+        own_parts.own_source if own_code.is_own("data.name", c.name) else None,
     )
     size, channels = config.model.image_size, config.model.in_channels
     if source.image_shape != (size, size, channels):

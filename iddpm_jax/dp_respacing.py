@@ -41,6 +41,9 @@ _CANDIDATES = flags.DEFINE_integer(
 )
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Images at a time.", lower_bound=1)
 _EMA = flags.DEFINE_string("ema", "", "Rate of the averaged parameters, or none; default: first.")
+_TRUST = flags.DEFINE_bool(
+    "trust_code", False, "Import the code that the work directory's config.json names, if any."
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0, upper_bound=2**32 - 1)
 
 
@@ -54,7 +57,7 @@ def main(argv: list[str]) -> None:
 
 
 def _search() -> None:
-    model = trained.load(_WORKDIR.value, _EMA.value)
+    model = trained.load(_WORKDIR.value, _EMA.value, trust_code=_TRUST.value)
     model.refuse_without_likelihood("dp_respacing")
     source = model.open_source(_SPLIT.value)
     workdir = pathlib.Path(_WORKDIR.value).absolute()

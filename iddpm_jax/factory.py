@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from iddpm_jax import models
+from iddpm_jax import models, own_parts
 from iddpm_jax.data import Source, describe, in_memory, make_batches
 from iddpm_jax.data_factory import (
     build_source,
@@ -32,6 +32,7 @@ from iddpm_jax.process_factory import (
     build_process,
     build_timestep_sampler,
     is_continuous,
+    with_schedule_digest,
 )
 from iddpm_jax.training import sharding
 from iddpm_jax.training.loop import Training
@@ -113,6 +114,11 @@ def build_model(config: ml_collections.ConfigDict) -> models.UNet:
             f"model.small_size={c.small_size} must be 0, or at least 1 and below "
             f"model.image_size={c.image_size}"
         )
+    out_channels = c.in_channels * (2 if config.diffusion.learn_sigma else 1)
+    if c.network:
+        given = {"dtype": _DTYPES[c.dtype], "num_classes": _embedded_classes(config)}
+        options = {**c.to_dict(), **given}
+        return own_parts.own_network(options.pop("network"), out_channels=out_channels, **options)
     mult = tuple(c.channel_mult) or default_channel_mult(c.image_size)
     try:
         sizes = models.feature_sizes(c.image_size, len(mult), c.conv_resample)
@@ -129,7 +135,7 @@ def build_model(config: ml_collections.ConfigDict) -> models.UNet:
     network = models.SuperResUNet if c.small_size else models.UNet
     return network(
         model_channels=c.num_channels,
-        out_channels=c.in_channels * (2 if config.diffusion.learn_sigma else 1),
+        out_channels=out_channels,
         num_res_blocks=c.num_res_blocks,
         attention_resolutions=tuple(2 ** sizes.index(size) for size in c.attention_resolutions),
         dropout=c.dropout,
@@ -250,7 +256,7 @@ def build_training(config: ml_collections.ConfigDict, class_names: Sequence[str]
     source = in_memory(source, config.data.cache_mb)
     if jax.process_index() == 0:
         warn(config, source)
-    config = measured(config, source)
+    config = with_schedule_digest(measured(config, source))
     preview = build_preview(config, model, source, mesh)
     return Training(
         config=config.to_dict(),

@@ -35,6 +35,9 @@ _RESPACING = flags.DEFINE_string(
 )
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Images at a time.", lower_bound=1)
 _EMA = flags.DEFINE_string("ema", "", "Rate of the averaged parameters, or none; default: first.")
+_TRUST = flags.DEFINE_bool(
+    "trust_code", False, "Import the code that the work directory's config.json names, if any."
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0, upper_bound=2**32 - 1)
 _CLIP = flags.DEFINE_bool("clip_denoised", True, "Clip the predicted x_0 to [-1, 1].")
 _OUT = flags.DEFINE_string("out", None, "Directory to write; default: inside the work directory.")
@@ -52,7 +55,7 @@ def main(argv: list[str]) -> None:
 
 
 def _evaluate() -> None:
-    model = trained.load(_WORKDIR.value, _EMA.value)
+    model = trained.load(_WORKDIR.value, _EMA.value, trust_code=_TRUST.value)
     model.refuse_without_likelihood("nll")
     d, source = model.build_diffusion(_RESPACING.value), model.open_source(_SPLIT.value)
     mesh = sharding.make_mesh()

@@ -47,7 +47,9 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: {argv[1]!r} is not a flag; see python -m iddpm_jax.sample --help")
     launch.join()
     try:
-        model = trained.load(common.WORKDIR.value, common.EMA.value)
+        model = trained.load(
+            common.WORKDIR.value, common.EMA.value, trust_code=common.TRUST_CODE.value
+        )
         model.refuse_super_resolution("sample")
         sampler = _sampler(model)
         generator = model.generator(

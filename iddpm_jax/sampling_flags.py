@@ -36,6 +36,9 @@ SEED = flags.DEFINE_integer(
 BATCH = flags.DEFINE_integer("batch_size", 64, "Samples drawn at a time.", lower_bound=1)
 OUT = flags.DEFINE_string("out", None, "Directory to write; default: inside the work directory.")
 PNG = flags.DEFINE_bool("png", False, "Also write one PNG for each sample.")
+TRUST_CODE = flags.DEFINE_bool(
+    "trust_code", False, "Import the code that the work directory's config.json names, if any."
+)
 
 
 def settings(

@@ -70,7 +70,7 @@ def _super_resolve() -> None:
             f"give one of --{', --'.join(origins)}, not {' and '.join(given) or 'none'}"
         )
     workdir = pathlib.Path(common.WORKDIR.value).absolute()
-    model = trained.load(common.WORKDIR.value, common.EMA.value)
+    model = trained.load(common.WORKDIR.value, common.EMA.value, trust_code=common.TRUST_CODE.value)
     if model.low_res is None:
         raise UsageError(f"{workdir} holds no super-resolution model; use iddpm_jax.sample")
     if _NOISE.value is not None:
@@ -144,7 +144,7 @@ def _digest(base: BaseSamples) -> str:
 
 def _cascade(model: trained.TrainedModel, out: pathlib.Path, wanted: dict) -> Drawing:
     """What draws the small samples of a cascade, checked against the model."""
-    base = trained.load(_BASE.value, _BASE_EMA.value)
+    base = trained.load(_BASE.value, _BASE_EMA.value, trust_code=common.TRUST_CODE.value)
     base.refuse_super_resolution("the base of a cascade")
     if base.image_shape != _small_shape(model):
         raise UsageError(

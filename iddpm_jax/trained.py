@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from iddpm_jax import compilation_cache as persistent_cache
-from iddpm_jax import configuration, factory, models, processes
+from iddpm_jax import configuration, factory, models, own_code, processes
 from iddpm_jax import diffusion as dm
 from iddpm_jax.config import defaults
 from iddpm_jax.data import Source
@@ -275,7 +275,9 @@ def _architecture(model: Any) -> str:
     return f"{name} of {model.model_channels} × {tuple(model.channel_mult)} channels"
 
 
-def load(workdir: str, ema: str = "", *, compilation_cache: bool = True) -> TrainedModel:
+def load(
+    workdir: str, ema: str = "", *, compilation_cache: bool = True, trust_code: bool = False
+) -> TrainedModel:
     """Loads the newest checkpoint of a work directory.
 
     Args:
@@ -286,18 +288,25 @@ def load(workdir: str, ema: str = "", *, compilation_cache: bool = True) -> Trai
         directory, as the commands do, where the next process finds it. A directory that JAX was
         told before (JAX_COMPILATION_CACHE_DIR, `jax_compilation_cache_dir`) stays; False leaves
         JAX as it is.
+      trust_code: import the schedule, network or data of the user's own that config.json names
+        (docs/extending.md). That runs code: say so for a directory whose origin you know.
 
     Returns:
       The model, its parameters on all devices.
 
     Raises:
-      UsageError: it is no work directory, has no complete checkpoint, or no such average.
+      UsageError: it is no work directory, has no complete checkpoint, or no such average, or
+        it names code and `trust_code` is False.
     """
     path = pathlib.Path(workdir)
     if not (path / "config.json").exists():
         raise UsageError(f"{workdir} is not a work directory: it has no config.json")
     config = configuration.config_from_dict(read_config(path))
     configuration.check_config(config, defaults.get_config())
+    values = configuration.flat_config(config)
+    if not trust_code:
+        own_code.refuse_untrusted(values, str(path / "config.json"))
+    own_code.allow(values)
     rates = [str(rate) for rate in config.train.ema_rate]
     ema = ema or (rates[0] if rates else "none")
     if ema not in (*rates, "none"):

@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
 
 def _model() -> ml_collections.ConfigDict:
     model = ml_collections.ConfigDict()
+    model.network = ""  # Your own, module:function (docs/extending.md); empty: the UNet.
     model.image_size = 64  # Height and width in pixels.
     model.small_size = 0  # Size of a super-resolution model's low-resolution input; 0: none.
     model.in_channels = 3  # 1 to 4.
@@ -43,7 +44,8 @@ def _diffusion() -> ml_collections.ConfigDict:
     diffusion.process = "discrete"  # Or continuous: time in [0, 1], ε predicted, no likelihood.
     diffusion.steps = 1000  # T; of a continuous process the steps of sampling by default.
     diffusion.noise_schedule = "linear"  # Also cosine, scaled_linear, sigmoid; continuous:
-    # offset_cosine, cosine, linear.
+    # offset_cosine, cosine, linear. Or your own, module:function (docs/extending.md).
+    diffusion.schedule_digest = ""  # Of your own schedule; training fills it in.
     diffusion.loss = "l2"  # Of a continuous process: on ε, l1 or l2.
     diffusion.learn_sigma = False  # Learn the variance, between β̃ and β (IDDPM, eq. 15).
     diffusion.sigma_small = False  # Without learn_sigma: variance β̃ instead of β.
@@ -56,7 +58,7 @@ def _diffusion() -> ml_collections.ConfigDict:
 
 def _data() -> ml_collections.ConfigDict:
     data = ml_collections.ConfigDict()
-    data.name = ""  # digits, folder, packed, or tfds:NAME such as tfds:cifar10.
+    data.name = ""  # digits, folder, packed, tfds:NAME such as tfds:cifar10, or your own.
     data.dir = ""  # Folder or archive of the images; for TFDS its data directory.
     data.split = "train"  # Also test, all, or a part as in train[:90%].
     data.labels = "prefix"  # A folder's classes: prefix of the file name, or its directory.

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Callable
 
 from iddpm_jax.data.folder import FolderSource, folder_source
 from iddpm_jax.data.options import DataOptions
@@ -34,10 +35,15 @@ def in_memory(source: Source, cache_mb: int) -> Source:
     return source.decoded() if fit else source
 
 
-def open_source(options: DataOptions) -> Source:
-    """`load_source`, with nothing decoded yet: what can be wrong with it is found out quickly."""
+def open_source(
+    options: DataOptions, opener: Callable[[DataOptions], Source] | None = None
+) -> Source:
+    """`load_source`, with nothing decoded yet: what can be wrong with it is found out quickly.
+
+    `opener` opens a source that is none of this package's.
+    """
     where = f"data.name={options.name!r} in data.dir={options.dir!r}"
-    return relabelled(_open(options), options.class_names, where)
+    return relabelled((opener or _open)(options), options.class_names, where)
 
 
 def _open(options: DataOptions) -> Source:
@@ -61,7 +67,7 @@ def _open(options: DataOptions) -> Source:
 
 
 def _unknown_name(name: str) -> str:
-    known = "digits, folder, packed, and datasets of TFDS as tfds:NAME"
+    known = "digits, folder, packed, datasets of TFDS as tfds:NAME and your own as module:function"
     if name and os.path.exists(name):
         return (
             f"data.name={name!r} is a path: images in it are data.name='folder' with "
