@@ -54,12 +54,12 @@ __all__ = [
 ]
 
 # Keys in which a run may differ when it is continued: they do not change what is learned.
+# train.data_parallel is none: under pmap every device draws dropout of its own.
 MAY_CHANGE = frozenset(
     {
         "data.dir",
         "data.num_workers",
         "data.cache_mb",
-        "train.data_parallel",
         "train.shard_optimizer",
         "train.num_steps",
         "train.log_every",

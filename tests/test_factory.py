@@ -1,3 +1,6 @@
+import inspect
+import re
+
 import ml_collections
 import numpy as np
 import pytest
@@ -245,3 +248,14 @@ def test_build_preview_of_super_resolution_spreads_over_all_of_the_data():
     config.train.num_samples = 4
     preview = factory.build_preview(config, factory.build_model(config), source, tiny.mesh(1))
     assert preview.originals[:, 0, 0, 0].tolist() == [0, 10, 20, 30]
+
+
+def test_may_change_is_what_the_defaults_say():
+    source = inspect.getsource(defaults)
+    below = source[source.index("# The keys below, and num_steps, may change") :]
+    below = below[: below.index("return train")]
+    train = {f"train.{key}" for key in re.findall(r"^    train\.(\w+) =", below, re.MULTILINE)}
+    data = set(re.findall(r"how it is read: (.*)\.", below)[0].split(", "))
+    expected = train | {"train.num_steps"} | {f"data.{key}" for key in data}
+    assert expected == factory.MAY_CHANGE
+    assert "train.data_parallel" not in factory.MAY_CHANGE  # Dropout would be another.

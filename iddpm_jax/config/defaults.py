@@ -89,9 +89,10 @@ def _train() -> ml_collections.ConfigDict:
     train.label_dropout = 0.0  # Share of labels hidden in training, for guidance when sampling.
     train.low_res_noise = 0.0  # Super-resolution: standard deviation of noise on its input.
     train.seed = 0
-    train.max_nonfinite_steps = 20  # Stop after that many skipped steps in a row.
-    # The keys below, and num_steps, may change when a run is continued.
     train.data_parallel = "jit"  # Or pmap, where every device is told what to do.
+    # The keys below, and num_steps, may change when a run is continued; of data those that say
+    # where it is and how it is read: dir, num_workers, cache_mb.
+    train.max_nonfinite_steps = 20  # Stop after that many skipped steps in a row.
     train.shard_optimizer = False  # Spread moments and averages over the devices.
     train.log_every = 100
     train.checkpoint_every = 5000
