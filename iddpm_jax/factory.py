@@ -209,10 +209,16 @@ def build_low_res(config: ml_collections.ConfigDict) -> models.LowRes | None:
 def build_preview(
     config: ml_collections.ConfigDict, model, source: Source, mesh
 ) -> Preview | SuperResolutionPreview:
-    """What draws the sample grids during training."""
+    """What draws the sample grids during training, on the devices of one process.
+
+    As many images at a time as go through the network when it trains: what fits there fits here.
+    """
     count, low_res = config.train.num_samples, build_low_res(config)
     if count < 1:
         raise UsageError(f"train.num_samples={count} must be at least 1")
+    at_a_time = (config.train.microbatch or config.train.batch_size) // mesh.devices.size
+    mesh = sharding.make_mesh(mesh.local_devices)
+    batch_size = at_a_time * mesh.devices.size
     d = build_diffusion(config, config.train.sample_respacing)
     standardization = build_standardization(config)
     if low_res is not None:
@@ -227,6 +233,7 @@ def build_preview(
             seed=config.train.seed,
             mesh=mesh,
             standardization=standardization,
+            batch_size=batch_size,
         )
     return Preview(
         d=d,
@@ -238,6 +245,7 @@ def build_preview(
         seed=config.train.seed,
         mesh=mesh,
         standardization=standardization,
+        batch_size=batch_size,
     )
 
 

@@ -96,7 +96,8 @@ def uninterrupted(tmp_path_factory) -> pathlib.Path:
     workdir = tmp_path_factory.mktemp("runs") / "whole"
     result = train(workdir, "--config.train.num_steps=6", "--config.train.label_dropout=0.1")
     assert result.returncode == 0, result.stderr
-    assert "Total: " in result.stdout
+    assert "UNet: " in result.stdout
+    assert "Total: " not in result.stdout
     assert re.search(r"step 6/6 \| loss [01]\.\d", result.stdout)
     return workdir
 

@@ -56,6 +56,8 @@ def test_only_the_first_process_prints_and_writes_the_log(stopped):
     assert "step" not in second
     assert len(list((stopped / "tensorboard").iterdir())) == 1
     assert sorted(int(p.name) for p in (stopped / "checkpoints").iterdir()) == [2, 3]
+    # Drawn by it alone, so that the second would not hang if that failed.
+    assert [p.name for p in (stopped / "samples").iterdir()] == ["step_00000003_ema_0.995.png"]
 
 
 def test_samples_and_likelihood_are_those_of_one_process(stopped, tmp_path):

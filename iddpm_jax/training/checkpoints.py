@@ -183,9 +183,13 @@ class Checkpoints:
             multihost_utils.sync_global_devices("damaged checkpoints are set aside")
         self._manager.reload()
 
+    def wait(self) -> None:
+        """Waits until what was saved is written; CheckpointError if it could not be."""
+        self._write(self._manager.wait_until_finished)
+
     def close(self) -> None:
         """Waits until everything is written; CheckpointError if it could not be."""
-        self._write(self._manager.wait_until_finished)
+        self.wait()
         self._manager.close()
 
 

@@ -1,23 +1,46 @@
 """Stopping between two steps when the system or a person asks for it."""
 
+import os
+import pathlib
 import signal
+import threading
 import types
+from collections.abc import Callable
 
 
 class StopRequest:
-    """While entered, the first SIGTERM or SIGINT sets `requested`; a second one kills.
+    """While entered, the first SIGTERM or SIGINT sets `requested`; the next one ends the process.
 
-    What SLURM and preemptible machines send before they take the machine away, and what
-    Ctrl-C sends, then let the step finish and the state be saved.
+    SIGTERM is what SLURM and preemptible machines send before they take the machine away, SIGINT
+    what Ctrl-C sends. The step can then be finished and the state saved. Both are answered at
+    once, by a thread: Python runs signal handlers between two instructions of the main thread,
+    which may be in a compilation for minutes.
+
+    Args:
+      say: shows a line; called in another thread.
+      checkpoints: the directory whose subdirectories are complete checkpoints, named by step.
+
+    Attributes:
+      requested: whether to stop.
+      step: the step at hand, which the loop sets.
     """
 
     _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self):
+    def __init__(self, say: Callable[[str], None], checkpoints: pathlib.Path):
         self.requested = False
+        self.step = 0
+        self._say, self._checkpoints = say, checkpoints
+        self._answered = threading.Event()
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._thread = threading.Thread(target=self._answer_all, daemon=True)
+        self._thread.start()
+        # What C writes the number of a signal to, at the moment when it comes.
+        self._previous_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in self._SIGNALS:
             self._previous[number] = signal.signal(number, self._on_signal)
         return self
@@ -25,8 +48,58 @@ class StopRequest:
     def __exit__(self, *exc_info: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._previous_fd)
+        os.close(self._write)
+        self._thread.join()
+        os.close(self._read)
+
+    def wait_until_answered(self) -> None:
+        """Waits until the answer to a signal of this process has been shown."""
+        if self.requested:
+            self._answered.wait(2 * _PATIENCE)
 
     def _on_signal(self, number: int, frame: types.FrameType | None) -> None:
-        del frame
+        del number, frame
         self.requested = True
-        signal.signal(number, signal.SIG_DFL)
+
+    def _answer_all(self) -> None:
+        asked = False
+        while numbers := os.read(self._read, 64):
+            for number in numbers:
+                if number not in self._SIGNALS:
+                    continue
+                if asked:
+                    self._end(signal.Signals(number))
+                asked = True
+                self._say_soon(self._first_answer(signal.Signals(number).name))
+                self._answered.set()
+
+    def _end(self, number: signal.Signals) -> None:
+        self._say_soon(f"{number.name}: ended at once; {self._cost('is lost')}")
+        # Not by an exception: nobody knows what the main thread is doing.
+        os._exit(128 + number)
+
+    def _first_answer(self, name: str) -> str:
+        at_hand = f"step {self.step:,}" if self.step else "the first step"
+        return (
+            f"{name}: finishing {at_hand}, then saving. A second signal ends at once: "
+            f"{self._cost('is lost then')}"
+        )
+
+    def _cost(self, is_lost: str) -> str:
+        names = [path.name for path in self._checkpoints.glob("*")]
+        saved = max((int(name) for name in names if name.isdecimal()), default=None)
+        if saved is None:
+            return f"everything {is_lost}"
+        if saved >= self.step > 0:
+            return f"nothing {is_lost}"
+        return f"what came after step {saved:,} {is_lost}"
+
+    def _say_soon(self, line: str) -> None:
+        """Shows a line, but does not wait long for whoever does not read it."""
+        saying = threading.Thread(target=self._say, args=(line,), daemon=True)
+        saying.start()
+        saying.join(_PATIENCE)
+
+
+_PATIENCE = 1.0  # Seconds.

@@ -1,8 +1,9 @@
-"""The training loop: restore, step, log, sample, save."""
+"""The training loop: restore, step, log, save, sample."""
 
 import dataclasses
 import functools
 import pathlib
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -17,13 +18,15 @@ from jax.sharding import Mesh
 
 from iddpm_jax import diffusion as dm
 from iddpm_jax.data import BatchIterator
-from iddpm_jax.errors import UsageError
+from iddpm_jax.errors import UsageError, explain_out_of_memory
 from iddpm_jax.evaluation.grids import save_png
 from iddpm_jax.processes import SharedFlag, Watch, everywhere, place
 from iddpm_jax.training import loss_scale, sharding
 from iddpm_jax.training import metrics as mt
 from iddpm_jax.training.checkpoints import Checkpoints
+from iddpm_jax.training.divergence import Divergence
 from iddpm_jax.training.interrupt import StopRequest
+from iddpm_jax.training.pace import Pace
 from iddpm_jax.training.prefetch import DataError, DeviceBatches
 from iddpm_jax.training.progress import Progress
 from iddpm_jax.training.state import TrainState
@@ -51,7 +54,7 @@ class Training:
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     found: str  # What the data are, in a line.
-    draw_samples: Callable[[Any], np.ndarray]  # Averaged parameters to a picture.
+    draw_samples: Callable[[Any], np.ndarray]  # Averaged parameters, here, to a picture.
     ema_rates: tuple[float, ...]
     num_steps: int
     batch_size: int
@@ -67,57 +70,222 @@ class Training:
     shard_optimizer: bool
 
 
-def train(run: Training, workdir: pathlib.Path, peer_timeout: float = 0) -> TrainState:
+def train(
+    run: Training,
+    workdir: pathlib.Path,
+    peer_timeout: float = 0,
+    *,
+    parameter_table: bool = False,
+) -> TrainState:
     """Trains in `workdir` until `run.num_steps`, from the latest checkpoint if there is one.
 
     On SIGTERM or SIGINT the state is saved after the step at hand, and training returns. Of
     several processes every one has to call it; those left end when one is gone, or makes no step
-    for `peer_timeout` seconds.
+    for `peer_timeout` seconds. With `parameter_table` every parameter is listed at first.
 
     Raises:
       NonFiniteError: after `run.max_nonfinite_steps` skipped steps in a row. The last good
         state is saved.
-      CheckpointError: there are checkpoints, and none is sound.
-      DataError: images cannot be used. The state of the last step is saved.
+      CheckpointError: there are checkpoints, and none is sound; or one cannot be written.
+      DataError: images cannot be used, or not be read. The state of the last step is saved.
+      UsageError: the memory does not suffice.
     """
     with ExitStack() as stack:
-        # Entered first and so left last: a signal must not end what is being saved.
-        stop = stack.enter_context(StopRequest())
+        first_process = jax.process_index() == 0
+        progress = Progress(run.num_steps, run.batch_size, quiet=not first_process)
+        stack.callback(progress.close)
+        # Entered before what saves and so left after it: a signal must not end that.
+        stop = stack.enter_context(StopRequest(progress.note, workdir / "checkpoints"))
         watch = stack.enter_context(Watch(workdir, peer_timeout))
         checkpoints = Checkpoints(workdir, run.keep_checkpoints)
         stack.callback(checkpoints.close)
-        state = _restore_or_init(run, checkpoints)
+        stack.enter_context(explain_out_of_memory(_less_memory(run)))
+        state = _restore_or_init(run, workdir, checkpoints, progress, parameter_table)
         first_step = int(state.step)
-        first_process = jax.process_index() == 0
-        if first_process:
-            print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
-        progress = Progress(first_step, run.num_steps, run.batch_size, quiet=not first_process)
-        stack.callback(progress.close)
-        if first_step:
-            progress.note(f"continuing after step {first_step:,} of {checkpoints.directory}")
         if first_step >= run.num_steps:
-            progress.note(
-                f"{workdir} has all of its {first_step:,} steps; "
-                "raise --config.train.num_steps to train on"
-            )
             return state
         writer = mt.MetricWriter(workdir, first_step) if first_process else mt.NoWriter()
         stack.callback(writer.close)
-        return _run_steps(run, workdir, state, checkpoints, writer, progress, stop, watch)
+        return _Steps(run, workdir, checkpoints, writer, progress, stop, watch).take(state)
 
 
-def _restore_or_init(run: Training, checkpoints: Checkpoints) -> TrainState:
+def _restore_or_init(run, workdir, checkpoints, progress, parameter_table: bool) -> TrainState:
+    """The newest state, or the first one. Compiles nothing for a run that is complete."""
     parts = (run.diffusion, run.model, run.optimizer, run.timestep_sampler, run.mesh)
     init, abstract = make_init(*parts, run.shard_optimizer)
-    if not checkpoints.steps():
-        return init(dm.stream(run.seed, dm.Stream.PARAMETERS))
-    state, data_state = checkpoints.restore_newest(abstract)
-    run.batches.set_state(data_state)
-    return state
+    state = None
+    if checkpoints.steps():
+        state, data_state = checkpoints.restore_newest(abstract)
+        run.batches.set_state(data_state)
+        step = int(state.step)
+        if step >= run.num_steps:
+            progress.note(
+                f"{workdir} has all of its {step:,} steps; "
+                "raise --config.train.num_steps to train on"
+            )
+            return state
+        progress.note(f"continuing after step {step:,} of {checkpoints.directory}")
+    progress.note(run.found)
+    if parameter_table:
+        progress.note(
+            parameter_overview.get_parameter_overview(abstract.params, include_stats=False)
+        )
+    count = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
+    progress.note(f"{type(run.model).__name__}: {count:,} parameters")
+    return init(dm.stream(run.seed, dm.Stream.PARAMETERS)) if state is None else state
 
 
-def _run_steps(run, workdir, state, checkpoints, writer, progress, stop, watch) -> TrainState:
-    train_step = make_train_step(
+def _less_memory(run: Training) -> str:
+    devices = run.mesh.devices.size
+    now = run.microbatch or run.batch_size
+    smaller = [n for n in range(devices, now, devices) if run.batch_size % n == 0]
+    ways = [f"--config.train.microbatch={smaller[-1]} (it is {now})"] if smaller else []
+    if not getattr(run.model, "use_checkpoint", True):
+        ways.append("--config.model.use_checkpoint=True")
+    if devices > 1 and not run.shard_optimizer and run.data_parallel == "jit":
+        ways.append("--config.train.shard_optimizer=True")
+    return f"{', '.join(ways)} or a smaller network needs less" if ways else "use a smaller network"
+
+
+@dataclasses.dataclass
+class _Steps:
+    """The loop itself, and what it works with."""
+
+    run: Training
+    workdir: pathlib.Path
+    checkpoints: Checkpoints
+    writer: mt.MetricWriter | mt.NoWriter
+    progress: Progress
+    stop: StopRequest
+    watch: Watch
+
+    def __post_init__(self):
+        run = self.run
+        names = ("image", "label") if run.model.num_classes else ("image",)
+        put = sharding.split_batch if run.data_parallel == "pmap" else sharding.shard_batch
+        self.batches = DeviceBatches(run.batches, functools.partial(put, run.mesh), names)
+        d = run.diffusion
+        self.divergence = Divergence(isinstance(d, dm.GaussianDiffusion) and d.loss_type.is_vb)
+
+    def take(self, state: TrainState) -> TrainState:
+        """Takes all steps that are left, or those until a signal comes."""
+        run, progress = self.run, self.progress
+        train_step, pace = _compiled_when_called(run, state), Pace()
+        stop_together = SharedFlag(run.mesh)
+        first = int(state.step) + 1
+        progress.note(f"compiling the train step; files go to {self.workdir}")
+        for step in range(first, run.num_steps + 1):
+            self.watch.at(step, "training")
+            self.stop.step = step
+            batch, start = self.batches.take(), time.monotonic()
+            state = train_step(state, batch)
+            if step == first:
+                progress.note(f"compiled in {time.monotonic() - start:.0f} s")
+            last = step == run.num_steps
+            if not last:
+                self._fetch(state, step)
+            pace.follow(state.step)
+            progress.advance(step)
+            stopping = stop_together.ask(self.stop.requested)
+            saving = step % run.checkpoint_every == 0 or last or stopping
+            logging = step % run.log_every == 0 or last
+            # Looking waits for the device, so it is not done at every step. The step itself
+            # applies nothing any more once the limit is reached, so none is missed.
+            if saving or logging:
+                self._check_finite(state)
+            if logging:
+                state = self._log(state, step)
+            if saving:
+                with progress.paused():
+                    self._save(state)
+            if stopping:
+                self._stopped(step, last)
+                break
+            # After saving: of what may go wrong here nothing that was learned depends.
+            if run.sample_every and (step % run.sample_every == 0 or last):
+                with progress.paused():
+                    self._draw(state, step)
+        return state
+
+    def _fetch(self, state: TrainState, step: int) -> None:
+        try:
+            self.batches.fetch()
+        except DataError as error:
+            # The others cannot know, and saving takes all of them.
+            if jax.process_count() > 1:
+                raise
+            self._save(state)
+            raise DataError(f"{error}; the state after step {step:,} is saved") from error
+
+    def _save(self, state: TrainState) -> None:
+        self.watch.at(int(state.step), "saving")
+        self.checkpoints.save(state, self.batches.position, self.run.config)
+
+    def _stopped(self, step: int, last: bool) -> None:
+        self.checkpoints.wait()
+        self.stop.wait_until_answered()
+        more = "" if last else "; the same command continues"
+        self.progress.note(f"stopped and saved after step {step:,}{more}")
+
+    def _check_finite(self, state: TrainState) -> None:
+        limit = self.run.max_nonfinite_steps
+        if not loss_scale.alive(state.log2_loss_scale):
+            self._save(state)
+            raise NonFiniteError(
+                f"the loss scale has collapsed to 2^{float(state.log2_loss_scale):.2f} by step "
+                f"{int(state.step):,}: losses or gradients overflow float16, or are "
+                "not finite at all, again and again. The parameters are those before that; "
+                "train with --config.model.dtype=bfloat16 or float32, in another "
+                "--workdir"
+            )
+        in_row = int(state.skipped_in_row)
+        if in_row < limit:
+            return
+        # The count starts anew if the run is continued.
+        self._save(state.replace(skipped_in_row=jnp.zeros_like(state.skipped_in_row)))
+        raise NonFiniteError(
+            f"loss or gradient was not finite in the last {in_row} steps, up to step "
+            f"{int(state.step):,} (train.max_nonfinite_steps={limit}). The parameters are "
+            "those before these steps; a lower train.lr, or train.grad_clip=1, helps most often"
+        )
+
+    def _log(self, state: TrainState, step: int) -> TrainState:
+        """Writes the averages since the last line, and starts new ones."""
+        values = mt.compute(state.metrics)
+        values["samples"] = step * self.run.batch_size
+        values["skipped_steps"] = int(state.skipped)
+        timing = self.progress.rates(step)
+        self.writer.scalars(step, values, timing)
+        self.progress.report(step, values, timing)
+        warning = self.divergence.warning(step, values)
+        if warning is not None:
+            self.progress.warn(warning)
+        empty = jax.tree.map(np.zeros_like, jax.device_get(state.metrics))
+        return state.replace(metrics=place(empty, sharding.replicated(self.run.mesh)))
+
+    def _draw(self, state: TrainState, step: int) -> None:
+        """Draws samples, on the first process alone: if that fails, the others do not hang."""
+        rates = self.run.ema_rates
+        self.watch.at(step, "sampling")
+        decay = str(rates[0]) if rates else "none"
+        path = self.workdir / "samples" / f"step_{step:08d}_ema_{decay}.png"
+        try:
+            params = everywhere(self.run.mesh, state.ema[decay] if rates else state.params)
+            if jax.process_index():
+                return
+            grid = self.run.draw_samples(sharding.on_this_process(params))
+            save_png(path, grid)
+            self.writer.image(step, "samples", grid)
+        # Whatever it is, a picture is not worth a run.
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            self.progress.warn(f"no samples of step {step:,}: {reason}")
+        else:
+            self.progress.note(f"samples of step {step:,}: {path}")
+
+
+def _compiled_when_called(run: Training, state: TrainState) -> Callable:
+    return make_train_step(
         run.diffusion,
         run.model,
         run.optimizer,
@@ -133,91 +301,3 @@ def _run_steps(run, workdir, state, checkpoints, writer, progress, stop, watch) 
         standardize=run.standardize,
         state_sharding=jax.tree.map(lambda leaf: leaf.sharding, state),
     )
-
-    names = ("image", "label") if run.model.num_classes else ("image",)
-    put = sharding.split_batch if run.data_parallel == "pmap" else sharding.shard_batch
-    batches = DeviceBatches(run.batches, functools.partial(put, run.mesh), names)
-    stop_together = SharedFlag(run.mesh)
-
-    def save(state: TrainState) -> None:
-        watch.at(int(state.step), "saving")
-        checkpoints.save(state, batches.position, run.config)
-
-    progress.note(f"compiling the train step; files go to {workdir}")
-    for step in range(int(state.step) + 1, run.num_steps + 1):
-        watch.at(step, "training")
-        state = train_step(state, batches.take())
-        last = step == run.num_steps
-        if not last:
-            try:
-                batches.fetch()
-            except DataError:
-                # The others cannot know, and saving takes all of them.
-                if jax.process_count() == 1:
-                    save(state)
-                raise
-        progress.advance(step)
-        stopping = stop_together.ask(stop.requested)
-        # Looking at the counter waits for the device, so it is not done at every step. The step
-        # itself applies nothing any more once the limit is reached, so none is missed.
-        if step % run.max_nonfinite_steps == 0 or step % run.log_every == 0 or last:
-            _check_finite(run, state, save)
-        if step % run.log_every == 0 or last:
-            state = _log(run, state, step, writer, progress)
-        if run.sample_every and (step % run.sample_every == 0 or last):
-            watch.at(step, "sampling")
-            with progress.paused():
-                _sample(run, workdir, state, step, writer, progress)
-        if step % run.checkpoint_every == 0 or last or stopping:
-            with progress.paused():
-                save(state)
-        if stopping and not last:
-            progress.note(f"stopped and saved after step {step:,}; the same command continues")
-            break
-    return state
-
-
-def _check_finite(run: Training, state: TrainState, save: Callable) -> None:
-    if not loss_scale.alive(state.log2_loss_scale):
-        save(state)
-        raise NonFiniteError(
-            f"the loss scale has collapsed to 2^{float(state.log2_loss_scale):.2f} by step "
-            f"{int(state.step):,}: losses or gradients overflow float16, or are "
-            "not finite at all, again and again. The parameters are those before that; "
-            "train with --config.model.dtype=bfloat16 or float32, in another "
-            "--workdir"
-        )
-    in_row = int(state.skipped_in_row)
-    if in_row < run.max_nonfinite_steps:
-        return
-    # The count starts anew if the run is continued.
-    save(state.replace(skipped_in_row=jnp.zeros_like(state.skipped_in_row)))
-    raise NonFiniteError(
-        f"loss or gradient was not finite in the last {in_row} steps, up to step "
-        f"{int(state.step):,} (train.max_nonfinite_steps={run.max_nonfinite_steps}). The "
-        "parameters are those before these steps; a lower train.lr, or train.grad_clip=1, helps "
-        "most often"
-    )
-
-
-def _log(run: Training, state: TrainState, step: int, writer, progress) -> TrainState:
-    """Writes the averages since the last line, and starts new ones."""
-    values = mt.compute(state.metrics)
-    values["samples"] = step * run.batch_size
-    values["skipped_steps"] = int(state.skipped)
-    timing = progress.rates(step)
-    writer.scalars(step, values, timing)
-    progress.report(step, values, timing)
-    empty = jax.tree.map(np.zeros_like, jax.device_get(state.metrics))
-    return state.replace(metrics=place(empty, sharding.replicated(run.mesh)))
-
-
-def _sample(run: Training, workdir: pathlib.Path, state: TrainState, step, writer, progress):
-    decay = str(run.ema_rates[0]) if run.ema_rates else "none"
-    params = state.ema[decay] if run.ema_rates else state.params
-    grid = run.draw_samples(everywhere(run.mesh, params))
-    path = workdir / "samples" / f"step_{step:08d}_ema_{decay}.png"
-    if jax.process_index() == 0:
-        save_png(path, grid)
-    writer.image(step, "samples", grid)
-    progress.note(f"samples of step {step:,}: {path}")

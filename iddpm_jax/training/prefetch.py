@@ -41,8 +41,10 @@ class DeviceBatches:
         if self._ahead is None:
             try:
                 batch = next(self._batches)
-            except ValueError as error:
+            except UsageError as error:
                 raise DataError(str(error)) from error
+            except OSError as error:
+                raise DataError(f"the data cannot be read any more: {error}") from error
             on_devices = self._put({name: batch[name] for name in self._names})
             self._ahead = on_devices, self._batches.get_state()
 

@@ -80,6 +80,19 @@ def on_all_processes(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(to_global, tree)
 
 
+def on_this_process(tree: Any) -> Any:
+    """What this process has of arrays that are on every device, on a mesh of its own devices."""
+    if jax.process_count() == 1:
+        return tree
+    local = replicated(make_mesh(jax.local_devices()))
+
+    def to_local(leaf: jax.Array) -> jax.Array:
+        parts = [shard.data for shard in leaf.addressable_shards]
+        return jax.make_array_from_single_device_arrays(leaf.shape, local, parts)
+
+    return jax.tree.map(to_local, tree)
+
+
 def check_batch_size(batch_size: int, microbatch: int, mesh: Mesh) -> None:
     """Raises UsageError unless devices and microbatches divide the batch evenly."""
     devices = mesh.devices.size

@@ -275,7 +275,7 @@ def make_init(
         metrics = initial_metrics(d, scale is not None)
         return init_state(params, optimizer, timestep_sampler, metrics, scale)
 
-    shapes = jax.eval_shape(init, dm.stream(0, dm.Stream.PARAMETERS))
+    shapes = jax.eval_shape(lambda: init(dm.stream(0, dm.Stream.PARAMETERS)))
     shardings = sharding.shardings_of_state(mesh, shapes, shard_optimizer)
     abstract = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),

@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import os
+import re
+import shutil
 import signal
 import time
 
@@ -11,7 +13,12 @@ import numpy as np
 import pytest
 
 from iddpm_jax import factory
+from iddpm_jax.errors import UsageError
 from iddpm_jax.training import loop
+from iddpm_jax.training.checkpoints import Checkpoints
+from iddpm_jax.training.divergence import Divergence
+from iddpm_jax.training.prefetch import DataError
+from iddpm_jax.training.progress import Progress
 from tests import tiny
 
 STEPS = 6
@@ -70,6 +77,103 @@ def test_train_interrupted_between_two_log_lines_ends_in_the_same_bits(whole, tm
     assert metrics.count(b"\n") == 2
     # Nothing of ours is left behind.
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_train_says_stopped_when_the_checkpoint_is_there_and_draws_nothing(
+    tmp_path, monkeypatch, capsys
+):
+    def interrupt(batch):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return batch
+
+    note, seen = Progress.note, []
+
+    def note_files(self, text):
+        names = {path.name for path in (tmp_path / "checkpoints").glob("*")}
+        seen.append((text, names))
+        note(self, text)
+
+    monkeypatch.setattr(Progress, "note", note_files)
+    run = _run(sample_every=3)
+    run = _changed(run, batches=_Batches(run.batches, 4, interrupt), draw_samples=_no_samples)
+    loop.train(run, tmp_path)
+    answer, (last, files) = seen[-2][0], seen[-1]
+    assert answer.startswith("SIGTERM: finishing step 3, then saving. A second signal")
+    assert last == "stopped and saved after step 3; the same command continues"
+    assert files == {"3"}
+    assert capsys.readouterr().err == ""
+
+
+def _no_samples(params):
+    raise RuntimeError("no picture\ntoday")
+
+
+def test_train_goes_on_when_a_grid_cannot_be_drawn(whole, tmp_path, capsys, monkeypatch):
+    events = []
+
+    def noted(owner, name):
+        call = getattr(owner, name)
+
+        def note_and_call(self, state, *rest):
+            events.append((name, int(state.step)))
+            return call(self, state, *rest)
+
+        monkeypatch.setattr(owner, name, note_and_call)
+
+    noted(loop._Steps, "_check_finite")
+    noted(loop._Steps, "_draw")
+    noted(Checkpoints, "save")
+    run = _changed(
+        _run(sample_every=3, checkpoint_every=3, max_nonfinite_steps=5), draw_samples=_no_samples
+    )
+    final = loop.train(run, tmp_path)
+    for part in ("params", "opt_state", "step"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(final, part), getattr(whole[1], part))
+    assert capsys.readouterr().err == "".join(
+        f"warning: no samples of step {step}: RuntimeError: no picture today\n" for step in (3, 6)
+    )
+    # It saves before it draws. Looking at the counters waits for the device: not at step 5.
+    check, save, draw = "_check_finite", "save", "_draw"
+    third, sixth = ([(what, step) for what in (check, save, draw)] for step in (3, 6))
+    assert events == [*third, (check, 4), *sixth]
+
+
+def test_train_lists_the_parameters_when_asked_and_warns_of_a_loss_that_explodes(
+    whole, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(Divergence, "_LARGEST_ERROR", 0.0)
+    shutil.copytree(whole[0], tmp_path / "run")
+    loop.train(_run(num_steps=STEPS + 1), tmp_path / "run", parameter_table=True)
+    output = capsys.readouterr()
+    assert "1,500 images, 10 classes" in output.out
+    assert re.search(r"^UNet: [\d,]+ parameters$", output.out, re.MULTILINE)
+    assert "Total: " in output.out
+    (line,) = output.err.splitlines()
+    assert re.match(r"warning: step 7: the error is .*: training has diverged\. A lower", line)
+
+
+def test_train_says_what_helps_where_memory_does_not_suffice(tmp_path):
+    def fail(batch):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9663676416 bytes")
+
+    run = _run()
+    with pytest.raises(UsageError) as raised:
+        loop.train(_changed(run, batches=_Batches(run.batches, 1, fail)), tmp_path)
+    message = str(raised.value)
+    assert message.startswith("out of memory (9.0 GiB): --config.train.microbatch=8 (it is 16), ")
+    assert "--config.model.use_checkpoint=True" in message
+
+
+def test_train_saves_when_the_data_cannot_be_read_any_more(whole, tmp_path):
+    def fail(batch):
+        raise OSError(5, "Input/output error")
+
+    run = _run()
+    said = "Input/output error; the state after step 3 is saved"
+    with pytest.raises(DataError, match=said):
+        loop.train(_changed(run, batches=_Batches(run.batches, 4, fail)), tmp_path)
+    final = loop.train(_run(), tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, final, whole[1])
 
 
 def test_train_restores_the_timestep_samplers_history(tmp_path):
@@ -144,3 +248,18 @@ def test_train_does_not_care_for_a_clock_that_goes_backwards(whole, tmp_path, mo
     assert next(clock) < 2e9 - 3600 * 10
     for part in ("params", "opt_state", "step"):
         jax.tree.map(np.testing.assert_array_equal, getattr(final, part), getattr(whole[1], part))
+
+
+def test_train_of_a_finished_run_says_so_in_a_line_and_compiles_nothing(
+    whole, tmp_path, capsys, monkeypatch
+):
+    shutil.copytree(whole[0], tmp_path / "run")
+    run = _run()
+    monkeypatch.setattr(loop, "make_train_step", None)
+    jax.clear_caches()
+    with tiny.compilations() as seen:
+        loop.train(run, tmp_path / "run")
+    assert seen == []
+    assert capsys.readouterr().out == (
+        f"{tmp_path / 'run'} has all of its 6 steps; raise --config.train.num_steps to train on\n"
+    )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from iddpm_jax.data import digits_source, make_batches
+from iddpm_jax.errors import UsageError
 from iddpm_jax.training import sharding
 from iddpm_jax.training.prefetch import DataError, DeviceBatches
 from tests import tiny
@@ -33,13 +34,25 @@ def test_device_batches_are_those_of_the_iterator_and_know_their_position():
     np.testing.assert_array_equal(next(resumed)["image"], ahead.take()["image"])
 
 
-def test_device_batches_say_that_it_is_the_data():
-    class Bad:
-        def get_state(self):
-            return {}
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (UsageError("'a.png' cannot be used"), DataError, r"'a\.png' cannot be used"),
+        (OSError(5, "broken"), DataError, r"the data cannot be read any more: .* broken"),
+        (ValueError("a bug"), ValueError, "a bug"),
+    ],
+)
+def test_device_batches_say_that_it_is_the_data(error, kind, message):
+    class Failing:
+        image_shape, class_names = (8, 8, 1), ()
 
-        def __next__(self):
-            raise ValueError("'a.png' cannot be used")
+        def __len__(self):
+            return 100
 
-    with pytest.raises(DataError, match=r"'a\.png' cannot be used"):
-        DeviceBatches(Bad(), _put(1), ("image",)).take()
+        def batch(self, indices):
+            raise error
+
+    batches = make_batches(Failing(), batch_size=16, seed=0)
+    with pytest.raises(kind, match=message) as raised:
+        DeviceBatches(batches, _put(1), ("image",)).take()
+    assert raised.type is kind
