@@ -11,23 +11,19 @@ import pathlib
 import sys
 from collections.abc import Iterator
 
-import jax
-from absl import app, flags, logging
-
-from iddpm_jax import configuration, factory, torch_run
-from iddpm_jax.config import defaults
+from iddpm_jax import configuration
+from iddpm_jax.cli import command
+from iddpm_jax.cli.flag_errors import define_path
+from iddpm_jax.errors import UsageError
 from iddpm_jax.training import workdir as wd
-from iddpm_jax.training.checkpoints import CheckpointError, Checkpoints
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Work directory to verify.")
+_WORKDIR = define_path("workdir", "Work directory to verify.")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        sys.exit(f"error: {argv[1]!r} is not a flag; see python -m iddpm_jax.check_workdir --help")
+def main() -> None:
     workdir = pathlib.Path(_WORKDIR.value)
     if not workdir.is_dir():
-        sys.exit(f"error: {workdir} is not a directory")
+        raise UsageError(f"{workdir} is not a directory")
     damaged = 0
     for what, problem in findings(workdir):
         print(f"{what}: {problem or 'sound'}", flush=True)
@@ -40,15 +36,15 @@ def findings(workdir: pathlib.Path) -> Iterator[tuple[str, str]]:
     """Yields what was looked at, and what is wrong with it or ""."""
     try:
         config = configuration.config_from_dict(wd.read_config(workdir))
-        configuration.check_config(config, defaults.get_config())
+        configuration.check_config(config)
         yield "config.json", ""
-    except ValueError as error:
+    except UsageError as error:
         yield "config.json", str(error)
         return
     try:
         wd.known_labels(str(workdir))
         yield "labels.json", ""
-    except ValueError as error:
+    except UsageError as error:
         yield "labels.json", str(error)
     yield "metrics.jsonl", _problem_of_log(workdir / "metrics.jsonl")
     yield from _checkpoints(workdir, config)
@@ -69,9 +65,15 @@ def _problem_of_log(path: pathlib.Path) -> str:
 
 
 def _checkpoints(workdir: pathlib.Path, config) -> Iterator[tuple[str, str]]:
+    import jax
+
+    from iddpm_jax import factory, torch_run
+    from iddpm_jax.training.checkpoints import CheckpointError, Checkpoints
+
+    jax.config.update("jax_platforms", "cpu")  # Nothing is computed.
     try:
         abstract = torch_run.abstract_state(config, factory.build_model(config))
-    except ValueError as error:
+    except UsageError as error:
         yield "checkpoints", str(error)
         return
     if not (workdir / "checkpoints").is_dir():
@@ -89,13 +91,7 @@ def _checkpoints(workdir: pathlib.Path, config) -> Iterator[tuple[str, str]]:
                 yield f"checkpoint {step}", str(error)
 
 
-def run() -> None:
-    """The command line."""
-    logging.set_verbosity(logging.ERROR)
-    jax.config.update("jax_platforms", "cpu")  # Nothing is computed.
-    flags.mark_flag_as_required("workdir")
-    app.run(main)
-
+run = command(main, required=["workdir"], quiet=True)
 
 if __name__ == "__main__":
     run()

@@ -19,18 +19,18 @@ _TUPLE_ITEMS = {
 }
 
 
-def check_config(config: ml_collections.ConfigDict, defaults: ml_collections.ConfigDict) -> None:
+def check_config(config: ml_collections.ConfigDict) -> None:
     """Raises UsageError for a key that is unknown or missing, or a value of another type."""
-    values, known = flat_config(config), flat_config(defaults)
+    values, known = flat_config(config), flat_config(defaults.get_config())
     for key in sorted(values.keys() - known.keys()):
         raise UsageError(unknown_key_message(key, known))
     for key in sorted(known.keys() - values.keys()):
         raise UsageError(f"the configuration lacks {key}; start from iddpm_jax/config/defaults.py")
     for key, value in values.items():
         default = known[key]
-        if default is None or (isinstance(default, float) and type(value) is int):
-            continue
-        if type(value) is not type(default):
+        if default is None:  # A number that has to be said.
+            default = 1000 if value is not None else None
+        if type(value) is not type(default) and not (type(default) is float and type(value) is int):
             raise UsageError(
                 f"{key}={value!r} is of type {type(value).__name__}, "
                 f"expected {type(default).__name__} such as {default!r}"

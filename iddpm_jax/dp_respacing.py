@@ -7,27 +7,27 @@ that of Watson et al. (2021): one pass over the images measures what every step 
 bits/dim, and dynamic programming finds the cheapest path of K steps.
 """
 
-import functools
+from __future__ import annotations
+
 import pathlib
 import shutil
-import sys
+from typing import TYPE_CHECKING
 
-import jax
-import numpy as np
-from absl import app, flags, logging
-from jax.sharding import NamedSharding, PartitionSpec
+from absl import flags
 
-from iddpm_jax import compilation_cache, trained
-from iddpm_jax import diffusion as dm
+from iddpm_jax.cli import command
+from iddpm_jax.cli.flag_errors import define_path
+from iddpm_jax.config.recipes import load_recorded
 from iddpm_jax.errors import UsageError
-from iddpm_jax.evaluation.generation import batch_size_for
-from iddpm_jax.evaluation.image_batches import ImageBatch, image_batches, spread_indices
-from iddpm_jax.evaluation.respacing_table import RespacingTable, save_table
-from iddpm_jax.evaluation.shards import Shards, claim
-from iddpm_jax.progress_bar import progress_bar
-from iddpm_jax.training import sharding
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of the trained model.")
+if TYPE_CHECKING:
+    import numpy as np
+
+    from iddpm_jax import diffusion as dm
+    from iddpm_jax.evaluation.respacing_table import RespacingTable
+    from iddpm_jax.evaluation.shards import Shards
+
+_WORKDIR = define_path("workdir", "Work directory of the trained model.")
 _SPLIT = flags.DEFINE_string("split", "test", "Held-out images to measure the steps on.")
 _NUM = flags.DEFINE_integer(
     "num_samples", 128, "Number of images, spread over the split; 0: all.", lower_bound=0
@@ -47,16 +47,21 @@ _TRUST = flags.DEFINE_bool(
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0, upper_bound=2**32 - 1)
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        sys.exit(f"error: {argv[1]!r} is not a flag; see python -m iddpm_jax.dp_respacing --help")
-    try:
-        _search()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+def main() -> None:
+    load_recorded(pathlib.Path(_WORKDIR.value))  # Refused before JAX is imported.
 
+    import numpy as np
 
-def _search() -> None:
+    from iddpm_jax import compilation_cache, trained
+    from iddpm_jax import diffusion as dm
+    from iddpm_jax.evaluation.generation import batch_size_for
+    from iddpm_jax.evaluation.image_batches import image_batches, spread_indices
+    from iddpm_jax.evaluation.respacing_table import RespacingTable, save_table
+    from iddpm_jax.evaluation.shards import Shards, claim
+    from iddpm_jax.evaluation.transition_costs import make_measure
+    from iddpm_jax.progress_bar import progress_bar
+    from iddpm_jax.training import sharding
+
     model = trained.load(_WORKDIR.value, _EMA.value, trust_code=_TRUST.value)
     model.refuse_without_likelihood("dp_respacing")
     source = model.open_source(_SPLIT.value)
@@ -107,6 +112,8 @@ def _search() -> None:
 
 def _candidates(num_timesteps: int) -> np.ndarray | None:
     """The timesteps to choose from, where not all of them."""
+    from iddpm_jax import diffusion as dm
+
     if num_timesteps <= _CANDIDATES.value:
         return None
     return dm.space_timesteps(num_timesteps, f"exact{_CANDIDATES.value}")
@@ -114,6 +121,8 @@ def _candidates(num_timesteps: int) -> np.ndarray | None:
 
 def _mean(shards: Shards) -> dm.Costs:
     """The costs of all batches, per image that counted."""
+    from iddpm_jax import diffusion as dm
+
     sums: dict[str, np.ndarray] = {}
     for part in shards.read():
         sums = {name: sums.get(name, 0.0) + value for name, value in part.items()}
@@ -121,44 +130,6 @@ def _mean(shards: Shards) -> dm.Costs:
     if not count:
         raise UsageError("there was no image that can be used")
     return dm.Costs(**{name: value / count for name, value in sums.items()})
-
-
-def make_measure(d: dm.GaussianDiffusion, betas: np.ndarray, model, mesh, seed: int):
-    """A function `(batch, on_timestep) -> Costs` in float64, summed over the batch's images."""
-    rows = NamedSharding(mesh, PartitionSpec("data"))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    params, tables = jax.device_put((model.params, dm.pair_tables(betas)), everywhere)
-
-    @functools.partial(jax.jit, out_shardings=everywhere)
-    def row(params, tables, images, labels, indices, weights, t):
-        keys = dm.stream_keys(seed, dm.Stream.NLL_NOISE, indices)
-        low_res = None
-        if model.low_res is not None:
-            low_res_keys = dm.stream_keys(seed, dm.Stream.NLL_LOW_RES, indices)
-            low_res = model.low_res(images, low_res_keys)
-
-        def model_fn(x_t, timestep):
-            return model.model.apply({"params": params}, x_t, timestep, y=labels, low_res=low_res)
-
-        noise = dm.per_sample_noise(keys, t, images.shape[1:])
-        return dm.transition_costs(d, tables, model_fn, images, t, noise, weights)
-
-    prior = jax.jit(functools.partial(dm.prior_costs, d), out_shardings=everywhere)
-
-    def measure(batch: ImageBatch, on_timestep=lambda: None) -> dm.Costs:
-        labels = batch.labels if model.num_classes else None
-        images, labels, indices, weights = jax.device_put(
-            (batch.images, labels, batch.indices, batch.valid.astype(np.float32)), rows
-        )
-        found = []
-        for t in range(d.num_timesteps):
-            costs = row(params, tables, images, labels, indices, weights, np.int32(t))
-            found.append(jax.device_get(costs))
-            on_timestep()
-        transition, decoder = (np.asarray(x, np.float64) for x in zip(*found, strict=True))
-        return dm.Costs(transition, decoder, np.asarray(prior(images, weights), np.float64))
-
-    return measure
 
 
 def _report(path: pathlib.Path, table: RespacingTable, num_timesteps: int) -> None:
@@ -171,12 +142,7 @@ def _report(path: pathlib.Path, table: RespacingTable, num_timesteps: int) -> No
     print(f"all {num_timesteps:,}, or any number, as --respacing=dp25: {path}")
 
 
-def run() -> None:
-    """The command line."""
-    logging.set_verbosity(logging.WARNING)
-    flags.mark_flag_as_required("workdir")
-    app.run(main)
-
+run = command(main, required=["workdir"], continues=True)
 
 if __name__ == "__main__":
     run()

@@ -7,19 +7,16 @@ writes and reads them.
 """
 
 import pathlib
-import sys
 
-import jax
-from absl import app, flags, logging
+from absl import flags
 
-from iddpm_jax import configuration, factory, torch_conventions, torch_run
-from iddpm_jax.config import defaults
-from iddpm_jax.errors import UsageError
-from iddpm_jax.torch_files import require_torch
-from iddpm_jax.training.workdir import read_config
+from iddpm_jax import configuration, torch_conventions
+from iddpm_jax.cli import command
+from iddpm_jax.cli.flag_errors import define_path
+from iddpm_jax.config.recipes import load_recorded
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of the trained model.")
-_OUT = flags.DEFINE_string("out", None, "Directory to write the files into.")
+_WORKDIR = define_path("workdir", "Work directory of the trained model.")
+_OUT = define_path("out", "Directory to write the files into.")
 _ATTENTION_ORDER = flags.DEFINE_enum(
     "attention_order",
     None,
@@ -39,32 +36,29 @@ _TORCH_BATCH_SIZE = flags.DEFINE_integer(
 )
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        sys.exit(f"error: {argv[1]!r} is not a flag; see python -m iddpm_jax.export_torch --help")
+def main() -> None:
     workdir = pathlib.Path(_WORKDIR.value)
-    try:
-        require_torch()
-        if not _OUT.value.strip():
-            raise UsageError("--out is empty: name a directory")
-        if not (workdir / "config.json").exists():
-            raise UsageError(f"{workdir} is not a work directory: it has no config.json")
-        config = configuration.config_from_dict(read_config(workdir))
-        configuration.check_config(config, defaults.get_config())
-        conventions = _conventions(workdir)
-        state = torch_run.restore(workdir, config, factory.build_model(config))
-        for path in torch_run.write_run(state, config, pathlib.Path(_OUT.value), conventions):
-            print(path)
-        if conventions.attention_order != "legacy":
-            print("attention is ordered for guided-diffusion's use_new_attention_order")
-        if conventions.microbatches() > 1:
-            print(
-                f"the optimiser's state is that of {conventions.microbatches()} microbatches on "
-                f"each rank: --batch_size {conventions.batch_size} "
-                f"--microbatch {conventions.microbatch}"
-            )
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    config = load_recorded(workdir)
+    configuration.check_config(config)
+    conventions = _conventions(workdir)
+
+    import jax
+
+    from iddpm_jax import factory, torch_run
+    from iddpm_jax.torch_files import require_torch
+
+    require_torch()
+    jax.config.update("jax_platforms", "cpu")  # Nothing is computed.
+    state = torch_run.restore(workdir, config, factory.build_model(config))
+    for path in torch_run.write_run(state, config, pathlib.Path(_OUT.value), conventions):
+        print(path)
+    if conventions.attention_order != "legacy":
+        print("attention is ordered for guided-diffusion's use_new_attention_order")
+    if conventions.microbatches() > 1:
+        print(
+            f"the optimiser's state is that of {conventions.microbatches()} microbatches on each "
+            f"rank: --batch_size {conventions.batch_size} --microbatch {conventions.microbatch}"
+        )
 
 
 def _conventions(workdir: pathlib.Path) -> torch_conventions.Conventions:
@@ -78,13 +72,8 @@ def _conventions(workdir: pathlib.Path) -> torch_conventions.Conventions:
     return torch_conventions.check(torch_conventions.recorded(workdir)._replace(**given))
 
 
-def run() -> None:
-    """The command line."""
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant.
-    jax.config.update("jax_platforms", "cpu")  # Nothing is computed.
-    flags.mark_flags_as_required(["workdir", "out"])
-    app.run(main)
-
+# Quiet: Orbax warns of what is meant.
+run = command(main, required=["workdir", "out"], quiet=True)
 
 if __name__ == "__main__":
     run()

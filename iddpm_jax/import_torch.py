@@ -8,39 +8,37 @@ trained with, the reference's own flags as --model_flags, or what is asked for. 
 run moves with --ema and --optimizer.
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
 import pathlib
 import shlex
 import shutil
-import sys
 import time
+from typing import TYPE_CHECKING
 
-import jax
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
 
-from iddpm_jax import configuration, factory, models, torch_conventions, torch_flags, torch_run
-from iddpm_jax.command_line import configure_logging, parse_flags, reason
-from iddpm_jax.config import defaults
+from iddpm_jax import configuration, torch_conventions
+from iddpm_jax.cli import command, config_flag
+from iddpm_jax.cli.flag_errors import define_path
 from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.files import write_json
 from iddpm_jax.published import PUBLISHED
-from iddpm_jax.torch_config import check_images, config_for
 from iddpm_jax.torch_conventions import Conventions
-from iddpm_jax.torch_files import read_state_dict
-from iddpm_jax.torch_flags import TorchFlags
-from iddpm_jax.training.host_checkpoints import save_host_state
 from iddpm_jax.training.workdir import lock, open_workdir
 
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "The network's weights: a state dict, .pt or .safetensors."
-)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Work directory to make.")
+if TYPE_CHECKING:
+    from iddpm_jax import models
+    from iddpm_jax.torch_flags import TorchFlags
+
+_CHECKPOINT = define_path("checkpoint", "The network's weights: a state dict, .pt or .safetensors.")
+_WORKDIR = define_path("workdir", "Work directory to make.")
 _EMA = flags.DEFINE_multi_string(
     "ema", [], "Averaged weights, named as the reference names them: ema_0.9999_500000.pt. Several."
 )
-_OPTIMIZER = flags.DEFINE_string("optimizer", None, "State of the AdamW: opt500000.pt.")
+_OPTIMIZER = define_path("optimizer", "State of the AdamW: opt500000.pt.")
 _PRESET = flags.DEFINE_enum(
     "preset", None, list(PUBLISHED), "Which published checkpoint it is, where the name is changed."
 )
@@ -71,26 +69,16 @@ _TORCH_BATCH_SIZE = flags.DEFINE_integer(
     "The PyTorch run's --batch_size, on each of its ranks. Needed with --torch_microbatch.",
     lower_bound=1,
 )
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    str(pathlib.Path(defaults.__file__)),
-    "Recipe that the checkpoint was trained with; single keys as --config.model.num_heads=4.",
-)
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        sys.exit(f"error: {argv[1]!r} is not a flag; see python -m iddpm_jax.import_torch --help")
-    try:
-        _import()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error if isinstance(error, ValueError) else reason(error)}")
+def main() -> None:
+    import jax
 
+    from iddpm_jax import factory, models, torch_run
+    from iddpm_jax.torch_config import check_images
+    from iddpm_jax.torch_files import read_state_dict
 
-def _import() -> None:
-    for name in ("checkpoint", "optimizer", "workdir"):
-        if flags.FLAGS[name].value is not None and not flags.FLAGS[name].value.strip():
-            raise UsageError(f"--{name} is empty")
+    jax.config.update("jax_platforms", "cpu")  # Nothing is computed.
     checkpoint = pathlib.Path(_CHECKPOINT.value)
     ema = _ema_files()
     optimizer = pathlib.Path(_OPTIMIZER.value) if _OPTIMIZER.value else None
@@ -105,7 +93,7 @@ def _import() -> None:
     conventions = _conventions(given, found.published)
     model = factory.build_model(config)
     run = torch_run.read_run(state_dict, ema, optimizer, model, conventions)
-    whole = bool(found.published) or not flags.FLAGS["config"].using_default_value
+    whole = bool(found.published) or config_flag.given() is not None
     chosen = whole or "train.ema_rate" in {*_overrides(), *given.listed}
     _adopt_rates(config, checkpoint, list(ema), chosen)
     if run.moments is not None:
@@ -132,9 +120,12 @@ def _import() -> None:
 
 def _model_flags(arch: models.Architecture) -> TorchFlags:
     """What --model_flags says; nothing where it is not given."""
+    from iddpm_jax import torch_flags
+    from iddpm_jax.torch_flags import TorchFlags
+
     if _MODEL_FLAGS.value is None:
         return TorchFlags({}, {})
-    if not flags.FLAGS["config"].using_default_value:
+    if config_flag.given() is not None:
         raise UsageError("--model_flags and --config are two answers to one question; give one")
     given = torch_flags.parse(_MODEL_FLAGS.value, arch)
     for note in given.notes:
@@ -149,7 +140,7 @@ def _model_flags(arch: models.Architecture) -> TorchFlags:
 
 def _overrides() -> dict:
     """Single values that the user gave as --config.KEY=…, by dotted key."""
-    return config_flags.get_override_values(flags.FLAGS["config"])
+    return config_flag.overrides()
 
 
 def _conventions(given: TorchFlags, published: str) -> Conventions:
@@ -198,6 +189,8 @@ def _asks(values, published: bool) -> list[str]:
 
 def _adopt_rates(config, checkpoint: pathlib.Path, rates: list[str], chosen: bool) -> None:
     """Takes the averages' rates from the files' names, unless they were chosen."""
+    from iddpm_jax import torch_run
+
     has = [str(rate) for rate in config.train.ema_rate]
     if chosen:
         unknown = [rate for rate in rates if rate not in has]
@@ -227,6 +220,8 @@ def _adopt(key: str, value: float, config, optimizer: pathlib.Path, given: Torch
 
 
 def _ema_files() -> dict[str, pathlib.Path]:
+    from iddpm_jax import torch_run
+
     files: dict[str, pathlib.Path] = {}
     for value in _EMA.value:
         for name in [value] if pathlib.Path(value).exists() else value.split(","):
@@ -249,14 +244,16 @@ def _new_workdir() -> pathlib.Path:
 
 
 def _config(arch, checkpoint: pathlib.Path, given: TorchFlags, own_run: bool):
-    flag = flags.FLAGS["config"]
-    whole = None if flag.using_default_value else _CONFIG.value
+    from iddpm_jax import torch_flags, torch_run
+    from iddpm_jax.torch_config import config_for
+
+    whole = None if config_flag.given() is None else config_flag.value()
     if whole is not None and _PRESET.value:
         raise UsageError("--preset and --config are two answers to one question; give one")
     own_run = own_run or torch_run.parse_name(checkpoint).step is not None
     overrides = torch_flags.merge(given, _overrides())
     found = config_for(arch, checkpoint, whole, overrides, _PRESET.value or "", own_run, _asks)
-    configuration.check_config(found.config, defaults.get_config())
+    configuration.check_config(found.config)
     return found
 
 
@@ -274,6 +271,8 @@ def _set_num_steps(config, step: int) -> None:
 
 
 def _step(files: list[pathlib.Path], published: str) -> int:
+    from iddpm_jax import torch_run
+
     named = torch_run.common_step(files)
     if named is not None and _STEP.value not in (None, named):
         raise UsageError(f"--step={_STEP.value}, but the files are of step {named}")
@@ -293,6 +292,9 @@ def _record(path: pathlib.Path) -> dict[str, str]:
 
 def _write(workdir: pathlib.Path, state, config, record: dict) -> None:
     """Makes the work directory beside its place, and moves it there when it is complete."""
+    from iddpm_jax import factory
+    from iddpm_jax.training.host_checkpoints import save_host_state
+
     scratch = workdir.with_name(f".{workdir.name}.importing")
     scratch.mkdir(parents=True, exist_ok=True)
     with lock(scratch):
@@ -352,13 +354,7 @@ def _continuation(workdir: str, num_steps: int, step: int) -> str:
     return f"{command} --config.train.num_steps={step + 10_000} (10,000 steps more, or any number)"
 
 
-def run() -> None:
-    """The command line."""
-    configure_logging()
-    jax.config.update("jax_platforms", "cpu")  # Nothing is computed.
-    flags.mark_flags_as_required(["checkpoint", "workdir"])
-    app.run(main, flags_parser=parse_flags)
-
+run = command(main, required=["checkpoint", "workdir"], config=True)
 
 if __name__ == "__main__":
     run()

@@ -1,9 +1,8 @@
 """Flags by which processes find each other, and joining them."""
 
-import sys
-
-import jax
 from absl import flags
+
+from iddpm_jax.errors import UsageError
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address",
@@ -34,7 +33,8 @@ def peer_timeout() -> float:
 def join() -> None:
     """Makes this process one of several, if it is, before JAX looks for its devices.
 
-    Ends the program with an error in one line if the flags are wrong or the others do not come.
+    Raises:
+      UsageError: the flags are wrong, or the others do not come.
     """
     given = {"coordinator_address": _COORDINATOR, "num_processes": _COUNT, "process_id": _ID}
     values = {name: flag.value for name, flag in given.items()}
@@ -45,14 +45,14 @@ def join() -> None:
         return
     missing = [f"--{name}" for name, value in values.items() if value is None]
     if missing:
-        sys.exit(f"error: {' and '.join(missing)} missing: a process needs {', '.join(given)}")
+        raise UsageError(f"{' and '.join(missing)} missing: a process needs {', '.join(given)}")
     count, number = values["num_processes"], values["process_id"]
     if count < 1 or not 0 <= number < count:
-        sys.exit(f"error: --process_id={number} must be from 0 to --num_processes={count} less 1")
+        raise UsageError(f"--process_id={number} must be from 0 to --num_processes={count} less 1")
     _, colon, port = values["coordinator_address"].rpartition(":")
     if not colon or not port.isdecimal():
-        sys.exit(
-            f"error: --coordinator_address={values['coordinator_address']}: give host and port"
+        raise UsageError(
+            f"--coordinator_address={values['coordinator_address']}: give host and port"
         )
     _initialize(**values)
 
@@ -67,10 +67,14 @@ def _join_cluster() -> None:
 
 
 def _initialize(**arguments) -> None:
+    import jax
+
     try:
         jax.distributed.initialize(initialization_timeout=_START_SECONDS, **arguments)
     except RuntimeError as error:
-        sys.exit(f"error: the processes did not find each other: {' '.join(str(error).split())}")
+        raise UsageError(
+            f"the processes did not find each other: {' '.join(str(error).split())}"
+        ) from error
     # On CPUs two programs may run at once, and processes that take part in them in different
     # orders wait for each other for ever. Where there are streams, they keep the order.
     jax.config.update("jax_cpu_enable_async_dispatch", False)

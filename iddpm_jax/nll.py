@@ -6,26 +6,26 @@ Every image of the split counts exactly once. A run that was stopped continues w
 started again.
 """
 
+from __future__ import annotations
+
 import json
 import pathlib
 import re
-import sys
+from typing import TYPE_CHECKING
 
-import jax
-from absl import app, flags, logging
+from absl import flags
 
-from iddpm_jax import compilation_cache, launch, processes, trained
-from iddpm_jax.diffusion import VarType
-from iddpm_jax.evaluation.bound import BoundSummary, make_bound, summarise
-from iddpm_jax.evaluation.files import npz_bytes, write_atomically, write_json
-from iddpm_jax.evaluation.generation import batch_size_for
-from iddpm_jax.evaluation.image_batches import image_batches, spread_indices
-from iddpm_jax.evaluation.plots import save_terms_plot
-from iddpm_jax.evaluation.shards import Shards, claim
-from iddpm_jax.progress_bar import progress_bar
-from iddpm_jax.training import sharding
+from iddpm_jax import launch
+from iddpm_jax.cli import command
+from iddpm_jax.cli.flag_errors import define_path
+from iddpm_jax.config.recipes import load_recorded
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of the trained model.")
+if TYPE_CHECKING:
+    from iddpm_jax import trained
+    from iddpm_jax.diffusion import VarType
+    from iddpm_jax.evaluation.bound import BoundSummary
+
+_WORKDIR = define_path("workdir", "Work directory of the trained model.")
 _SPLIT = flags.DEFINE_string("split", "test", "Which part of the data, such as test or train.")
 _NUM = flags.DEFINE_integer(
     "num_samples", 0, "Number of images, spread over the split; 0: all.", lower_bound=0
@@ -40,21 +40,23 @@ _TRUST = flags.DEFINE_bool(
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0, upper_bound=2**32 - 1)
 _CLIP = flags.DEFINE_bool("clip_denoised", True, "Clip the predicted x_0 to [-1, 1].")
-_OUT = flags.DEFINE_string("out", None, "Directory to write; default: inside the work directory.")
+_OUT = define_path("out", "Directory to write; default: inside the work directory.")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        sys.exit(f"error: {argv[1]!r} is not a flag; see python -m iddpm_jax.nll --help")
+def main() -> None:
+    load_recorded(pathlib.Path(_WORKDIR.value))  # Refused before JAX is imported.
+
+    import jax
+
+    from iddpm_jax import compilation_cache, processes, trained
+    from iddpm_jax.evaluation.bound import make_bound, summarise
+    from iddpm_jax.evaluation.generation import batch_size_for
+    from iddpm_jax.evaluation.image_batches import image_batches, spread_indices
+    from iddpm_jax.evaluation.shards import Shards, claim
+    from iddpm_jax.progress_bar import progress_bar
+    from iddpm_jax.training import sharding
+
     launch.join()
-    try:
-        _evaluate()
-        processes.finish()
-    except (ValueError, processes.PeerError) as error:
-        processes.fail(error)
-
-
-def _evaluate() -> None:
     model = trained.load(_WORKDIR.value, _EMA.value, trust_code=_TRUST.value)
     model.refuse_without_likelihood("nll")
     d, source = model.build_diffusion(_RESPACING.value), model.open_source(_SPLIT.value)
@@ -97,6 +99,7 @@ def _evaluate() -> None:
     if is_first:
         shards.remove()
         _report(out, json.loads((out / "nll.json").read_text(encoding="utf-8")))
+    processes.finish()
 
 
 def _settings(model: trained.TrainedModel, num_images: int, batch_size: int) -> dict:
@@ -122,6 +125,8 @@ def _default_out(settings: dict) -> pathlib.Path:
 
 
 def _tell_variance(var_type: VarType) -> None:
+    from iddpm_jax.diffusion import VarType
+
     used = "β̃_t" if var_type is VarType.FIXED_SMALL else "β_t"
     print(
         f"the model's variance is fixed at {used}; at t = 0, where β̃ is 0, the decoder's is that "
@@ -132,6 +137,9 @@ def _tell_variance(var_type: VarType) -> None:
 
 def _finish(out: pathlib.Path, settings: dict, summary: BoundSummary) -> None:
     """Writes the results; `nll.json` last, which says that all are there."""
+    from iddpm_jax.evaluation.files import npz_bytes, write_atomically, write_json
+    from iddpm_jax.evaluation.plots import save_terms_plot
+
     for name, values in summary.terms.items():
         write_atomically(out / f"{name}_terms.npz", npz_bytes(values))
     save_terms_plot(out / "vb_terms.png", {"vb": summary.terms["vb"]})
@@ -154,13 +162,7 @@ def _report(out: pathlib.Path, result: dict) -> None:
     print(f"terms over t: {out / 'vb_terms.png'}, and vb, mse and xstart_mse _terms.npz beside it")
 
 
-def run() -> None:
-    """The command line."""
-    logging.set_verbosity(logging.WARNING)
-    flags.adopt_module_key_flags(launch)
-    flags.mark_flag_as_required("workdir")
-    app.run(main)
-
+run = command(main, required=["workdir"], continues=True)
 
 if __name__ == "__main__":
     run()

@@ -15,40 +15,33 @@ down-sampled ImageNet, and `lsun` an LSUN lmdb. What was stopped continues.
 import os
 import pathlib
 import re
-import sys
 
-from absl import app, flags, logging
+from absl import flags
 
-from iddpm_jax.data import packing
-from iddpm_jax.data.options import LABEL_RULES
-from iddpm_jax.data.packed_writer import PackedWriter
-from iddpm_jax.data.tfds_source import FILE_FORMAT, check_network, load_builder
+from iddpm_jax.cli import command
+from iddpm_jax.cli.flag_errors import command_argument, define_path
 from iddpm_jax.errors import UsageError
-from iddpm_jax.progress_bar import progress_bar
 
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "Data directory of TFDS; default: TFDS's own.")
-_SOURCE = flags.DEFINE_string("source", None, "Folder, archive, npz files or lmdb to pack.")
-_OUT = flags.DEFINE_string("out", None, "Directory of the packed data set.")
+_DATA_DIR = define_path("data_dir", "Data directory of TFDS; default: TFDS's own.")
+_SOURCE = define_path("source", "Folder, archive, npz files or lmdb to pack.")
+_OUT = define_path("out", "Directory of the packed data set.")
 _SPLIT = flags.DEFINE_string("split", "train", "Name of the split that is packed.")
 _SIZE = flags.DEFINE_integer("image_size", 64, "Height and width of the images.", lower_bound=1)
 _CHANNELS = flags.DEFINE_integer("channels", 3, "Channels.", lower_bound=1, upper_bound=4)
-_LABELS = flags.DEFINE_enum("labels", "none", LABEL_RULES, "Classes of a folder's images.")
+_LABELS = flags.DEFINE_enum(
+    "labels", "none", ("prefix", "directory", "none"), "Classes of a folder's images."
+)
 _EXIF = flags.DEFINE_bool("exif", True, "Turn images as their EXIF orientation says.")
 _THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Decoding threads.", lower_bound=1)
 
 _PACKED = ("folder", "imagenet_npz", "lsun")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) != 2:
-        sys.exit("error: name one data set, as in: python -m iddpm_jax.prepare_data cifar10")
-    try:
-        if argv[1] in _PACKED:
-            _pack(argv[1])
-        else:
-            _prepare_tfds(argv[1])
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+def main() -> None:
+    if command_argument() in _PACKED:
+        _pack(command_argument())
+    else:
+        _prepare_tfds(command_argument())
 
 
 def _pack(kind: str) -> None:
@@ -61,6 +54,10 @@ def _pack(kind: str) -> None:
         raise UsageError(f"--split={_SPLIT.value!r} must be of letters, digits and underscores")
     if kind == "imagenet_npz" and channels != 3:
         raise UsageError(f"--channels={channels}: down-sampled ImageNet is RGB, 3 channels")
+    from iddpm_jax.data import packing
+    from iddpm_jax.data.packed_writer import PackedWriter
+    from iddpm_jax.progress_bar import progress_bar
+
     if kind == "folder":
         origin = packing.folder_origin(source, size, channels, _LABELS.value, _EXIF.value)
     elif kind == "imagenet_npz":
@@ -81,7 +78,9 @@ def _pack(kind: str) -> None:
 
 
 def _prepare_tfds(name: str) -> None:
-    builder = load_builder(name, _DATA_DIR.value)
+    from iddpm_jax.data.tfds_source import FILE_FORMAT, check_network, load_builder
+
+    builder = load_builder(name, _DATA_DIR.value or "")
     if builder.is_prepared():
         print(f"{name} is prepared already: {builder.data_path}")
         return
@@ -103,11 +102,7 @@ def _prepare_tfds(name: str) -> None:
     print(f"use it: --config.data.name=tfds:{name}")
 
 
-def run() -> None:
-    """The command line."""
-    logging.set_verbosity(logging.WARNING)
-    app.run(main)
-
+run = command(main, argument="DATASET", continues=True)
 
 if __name__ == "__main__":
     run()

@@ -5,17 +5,21 @@
 A run that was stopped continues when it is started again.
 """
 
+from __future__ import annotations
+
 import pathlib
-import sys
+from typing import TYPE_CHECKING
 
-from absl import app, flags, logging
+from absl import flags
 
-from iddpm_jax import compilation_cache, launch, pictures, processes, trained
+from iddpm_jax import launch
 from iddpm_jax import sampling_flags as common
-from iddpm_jax.drawing import Drawing, draw
+from iddpm_jax.cli import command
+from iddpm_jax.config.recipes import load_recorded
 from iddpm_jax.errors import UsageError
-from iddpm_jax.evaluation.generation import batch_size_for
-from iddpm_jax.evaluation.shards import claim
+
+if TYPE_CHECKING:
+    from iddpm_jax import pictures, trained
 
 _NUM = flags.DEFINE_integer("num_samples", 64, "Number of samples.", lower_bound=1)
 _STEPS = flags.DEFINE_integer(
@@ -42,54 +46,53 @@ _INTERPOLATE = flags.DEFINE_list(
 )
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        sys.exit(f"error: {argv[1]!r} is not a flag; see python -m iddpm_jax.sample --help")
+def main() -> None:
+    load_recorded(pathlib.Path(common.WORKDIR.value))  # Refused before JAX is imported.
+
+    from iddpm_jax import compilation_cache, pictures, processes, trained
+    from iddpm_jax.drawing import Drawing, draw
+    from iddpm_jax.evaluation.generation import batch_size_for
+
     launch.join()
-    try:
-        model = trained.load(
-            common.WORKDIR.value, common.EMA.value, trust_code=common.TRUST_CODE.value
-        )
-        model.refuse_super_resolution("sample")
-        sampler = _sampler(model)
-        generator = model.generator(
-            sampler, common.RESPACING.value, common.ETA.value, common.GUIDANCE.value
-        )
-        size = batch_size_for(_NUM.value, common.BATCH.value, generator.mesh)
-        settings = common.settings(model, sampler, _NUM.value, size)
-        label_of = model.label_rule(settings["labels"])
-        out = pathlib.Path(common.OUT.value or _default_out(settings)).absolute()
-        compilation_cache.enable(pathlib.Path(common.WORKDIR.value).absolute().parent)
-        options = pictures.Options(
-            model,
-            generator,
-            settings["labels"],
-            settings["guidance"],
-            settings["seed"],
-            out,
-            common.BATCH.value,
-        )
-        if _INVERT.value or _INTERPOLATE.value:
-            _pictures_alone(options, settings)
-            processes.finish()
-            return
-        if _STEPS.value > generator.d.num_timesteps:
-            raise UsageError(
-                f"--show_steps={_STEPS.value} is more than {generator.d.num_timesteps} steps"
-            )
-        drawing = Drawing(model, generator, settings, out, label_of)
-        samples = draw(drawing, launch.peer_timeout())
-        processes.tell(f"{settings['num_samples']:,} samples: {samples.result}")
-        processes.tell(f"grid: {out / 'grid.png'}")
-        if _STEPS.value:
-            processes.tell(f"reverse process: {pictures.write_steps(options, _STEPS.value)}")
-        if _GIF.value:
-            processes.tell(f"film: {pictures.write_film(options)}")
-        if _FORWARD.value:
-            processes.tell(f"forward process: {pictures.write_forward(options)}")
+    model = trained.load(common.WORKDIR.value, common.EMA.value, trust_code=common.TRUST_CODE.value)
+    model.refuse_super_resolution("sample")
+    sampler = _sampler(model)
+    generator = model.generator(
+        sampler, common.RESPACING.value, common.ETA.value, common.GUIDANCE.value
+    )
+    size = batch_size_for(_NUM.value, common.BATCH.value, generator.mesh)
+    settings = common.settings(model, sampler, _NUM.value, size)
+    label_of = model.label_rule(settings["labels"])
+    out = pathlib.Path(common.OUT.value or _default_out(settings)).absolute()
+    compilation_cache.enable(pathlib.Path(common.WORKDIR.value).absolute().parent)
+    options = pictures.Options(
+        model,
+        generator,
+        settings["labels"],
+        settings["guidance"],
+        settings["seed"],
+        out,
+        common.BATCH.value,
+    )
+    if _INVERT.value or _INTERPOLATE.value:
+        _pictures_alone(options, settings)
         processes.finish()
-    except (ValueError, processes.PeerError) as error:
-        processes.fail(error)
+        return
+    if _STEPS.value > generator.d.num_timesteps:
+        raise UsageError(
+            f"--show_steps={_STEPS.value} is more than {generator.d.num_timesteps} steps"
+        )
+    drawing = Drawing(model, generator, settings, out, label_of)
+    samples = draw(drawing, launch.peer_timeout())
+    processes.tell(f"{settings['num_samples']:,} samples: {samples.result}")
+    processes.tell(f"grid: {out / 'grid.png'}")
+    if _STEPS.value:
+        processes.tell(f"reverse process: {pictures.write_steps(options, _STEPS.value)}")
+    if _GIF.value:
+        processes.tell(f"film: {pictures.write_film(options)}")
+    if _FORWARD.value:
+        processes.tell(f"forward process: {pictures.write_forward(options)}")
+    processes.finish()
 
 
 def _sampler(model: trained.TrainedModel) -> str:
@@ -108,6 +111,9 @@ def _default_out(settings: dict) -> pathlib.Path:
 
 
 def _pictures_alone(options: pictures.Options, settings: dict) -> None:
+    from iddpm_jax import pictures, processes
+    from iddpm_jax.evaluation.shards import claim
+
     if _INVERT.value and _INTERPOLATE.value:
         raise UsageError("--invert and --interpolate are two things; give one of them")
     if _INTERPOLATE.value:
@@ -129,14 +135,7 @@ def _pictures_alone(options: pictures.Options, settings: dict) -> None:
     print(f"originals and reconstructions: {options.out / 'inversion.png'}")
 
 
-def run() -> None:
-    """The command line."""
-    logging.set_verbosity(logging.WARNING)
-    flags.adopt_module_key_flags(common)
-    flags.adopt_module_key_flags(launch)
-    flags.mark_flag_as_required("workdir")
-    app.run(main)
-
+run = command(main, required=["workdir"], continues=True)
 
 if __name__ == "__main__":
     run()

@@ -1,19 +1,26 @@
 """Flags that the commands which draw images have in common, and what a run of them is."""
 
+from __future__ import annotations
+
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from iddpm_jax.cli.flag_errors import define_path
 from iddpm_jax.errors import UsageError
-from iddpm_jax.evaluation.generation import SAMPLERS
-from iddpm_jax.trained import TrainedModel
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of the trained model.")
+if TYPE_CHECKING:
+    from iddpm_jax.trained import TrainedModel
+
+# Those of `evaluation.generation`, which `--help` does not wait for.
+SAMPLER_NAMES = ("ddpm", "ddim", "dpm-solver++")
+
+WORKDIR = define_path("workdir", "Work directory of the trained model.")
 SAMPLER = flags.DEFINE_enum(
     "sampler",
     None,
-    list(SAMPLERS),
+    SAMPLER_NAMES,
     "How to go from noise to images; default: ddpm, in continuous time ddim.",
 )
 RESPACING = flags.DEFINE_string(
@@ -34,7 +41,7 @@ SEED = flags.DEFINE_integer(
     "seed", 0, "Seed; sample i depends on it and on i alone.", lower_bound=0, upper_bound=2**32 - 1
 )
 BATCH = flags.DEFINE_integer("batch_size", 64, "Samples drawn at a time.", lower_bound=1)
-OUT = flags.DEFINE_string("out", None, "Directory to write; default: inside the work directory.")
+OUT = define_path("out", "Directory to write; default: inside the work directory.")
 PNG = flags.DEFINE_bool("png", False, "Also write one PNG for each sample.")
 TRUST_CODE = flags.DEFINE_bool(
     "trust_code", False, "Import the code that the work directory's config.json names, if any."

@@ -8,30 +8,34 @@ The last one is the cascade: it draws small samples first, into base/. A run tha
 continues when it is started again.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import pathlib
-import sys
+from typing import TYPE_CHECKING
 
-import numpy as np
-from absl import app, flags, logging
+from absl import flags
 
-from iddpm_jax import compilation_cache, launch, processes, trained
+from iddpm_jax import launch
 from iddpm_jax import sampling_flags as common
-from iddpm_jax.base_samples import BaseSamples, read_folder, read_npz
-from iddpm_jax.drawing import Drawing, draw
+from iddpm_jax.cli import command
+from iddpm_jax.cli.flag_errors import define_path
+from iddpm_jax.config.recipes import load_recorded
 from iddpm_jax.errors import UsageError
-from iddpm_jax.evaluation.generation import SAMPLERS, batch_size_for
-from iddpm_jax.evaluation.shards import claim
-from iddpm_jax.evaluation.super_resolution import comparison_grid
 
-_SAMPLES = flags.DEFINE_string(
-    "base_samples", None, "npz of small images, as the sample command writes it, labels included."
+if TYPE_CHECKING:
+    import numpy as np
+
+    from iddpm_jax import trained
+    from iddpm_jax.base_samples import BaseSamples
+    from iddpm_jax.drawing import Drawing
+
+_SAMPLES = define_path(
+    "base_samples", "npz of small images, as the sample command writes it, labels included."
 )
-_IMAGES = flags.DEFINE_string("images", None, "Folder or archive of small images.")
-_BASE = flags.DEFINE_string(
-    "base_workdir", None, "Work directory of a model that draws small images: a cascade."
-)
+_IMAGES = define_path("images", "Folder or archive of small images.")
+_BASE = define_path("base_workdir", "Work directory of a model that draws small images: a cascade.")
 _NUM = flags.DEFINE_integer(
     "num_samples", 0, "Number of images; 0: all there are, 64 of a cascade.", lower_bound=0
 )
@@ -42,7 +46,9 @@ _NOISE = flags.DEFINE_float(
     lower_bound=0.0,
     upper_bound=1.0,
 )
-_BASE_SAMPLER = flags.DEFINE_enum("base_sampler", "ddpm", list(SAMPLERS), "Of the cascade's base.")
+_BASE_SAMPLER = flags.DEFINE_enum(
+    "base_sampler", "ddpm", common.SAMPLER_NAMES, "Sampler of the cascade's base."
+)
 _BASE_RESPACING = flags.DEFINE_string("base_respacing", "", "Timesteps of the cascade's base.")
 _BASE_EMA = flags.DEFINE_string("base_ema", "", "Averaged parameters of the cascade's base.")
 _BASE_GUIDANCE = flags.DEFINE_float("base_guidance", 1.0, "Guidance of the cascade's base.")
@@ -51,24 +57,25 @@ _CASCADE_SAMPLES = 64
 _GRID_SAMPLES = 24
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        sys.exit(f"error: {argv[1]!r} is not a flag; see python -m iddpm_jax.super_resolve --help")
-    launch.join()
-    try:
-        _super_resolve()
-        processes.finish()
-    except (ValueError, processes.PeerError) as error:
-        processes.fail(error)
-
-
-def _super_resolve() -> None:
+def main() -> None:
     origins = {"base_samples": _SAMPLES, "images": _IMAGES, "base_workdir": _BASE}
     given = [name for name, flag in origins.items() if flag.value]
     if len(given) != 1:
         raise UsageError(
             f"give one of --{', --'.join(origins)}, not {' and '.join(given) or 'none'}"
         )
+    load_recorded(pathlib.Path(common.WORKDIR.value))  # Refused before JAX is imported.
+
+    import numpy as np
+
+    from iddpm_jax import compilation_cache, processes, trained
+    from iddpm_jax.base_samples import read_npz
+    from iddpm_jax.drawing import Drawing, draw
+    from iddpm_jax.evaluation.generation import batch_size_for
+    from iddpm_jax.evaluation.shards import claim
+    from iddpm_jax.evaluation.super_resolution import comparison_grid
+
+    launch.join()
     workdir = pathlib.Path(common.WORKDIR.value).absolute()
     model = trained.load(common.WORKDIR.value, common.EMA.value, trust_code=common.TRUST_CODE.value)
     if model.low_res is None:
@@ -118,6 +125,7 @@ def _super_resolve() -> None:
     samples = draw(drawing, launch.peer_timeout())
     processes.tell(f"{count:,} samples: {samples.result}")
     processes.tell(f"low resolution, bilinear and result: {out / 'grid.png'}")
+    processes.finish()
 
 
 def _small_shape(model: trained.TrainedModel) -> tuple[int, int, int]:
@@ -126,6 +134,8 @@ def _small_shape(model: trained.TrainedModel) -> tuple[int, int, int]:
 
 def _read(model: trained.TrainedModel) -> BaseSamples:
     """The images that were given, checked against the model."""
+    from iddpm_jax.base_samples import read_folder, read_npz
+
     read = read_npz if _SAMPLES.value else read_folder
     base = read(_SAMPLES.value or _IMAGES.value, _NUM.value, _small_shape(model))
     if model.num_classes and base.labels is None and common.LABELS.value is None:
@@ -144,6 +154,9 @@ def _digest(base: BaseSamples) -> str:
 
 def _cascade(model: trained.TrainedModel, out: pathlib.Path, wanted: dict) -> Drawing:
     """What draws the small samples of a cascade, checked against the model."""
+    from iddpm_jax import trained
+    from iddpm_jax.drawing import Drawing
+
     base = trained.load(_BASE.value, _BASE_EMA.value, trust_code=common.TRUST_CODE.value)
     base.refuse_super_resolution("the base of a cascade")
     if base.image_shape != _small_shape(model):
@@ -175,14 +188,7 @@ def _cascade(model: trained.TrainedModel, out: pathlib.Path, wanted: dict) -> Dr
     return Drawing(base, generator, settings, out, base.label_rule(settings["labels"]))
 
 
-def run() -> None:
-    """The command line."""
-    logging.set_verbosity(logging.WARNING)
-    flags.adopt_module_key_flags(common)
-    flags.adopt_module_key_flags(launch)
-    flags.mark_flag_as_required("workdir")
-    app.run(main)
-
+run = command(main, required=["workdir"], continues=True)
 
 if __name__ == "__main__":
     run()

@@ -9,16 +9,20 @@ No shape tells either of them:
   [head, q/k/v, channel].
 """
 
+from __future__ import annotations
+
 import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.files import read_json
-from iddpm_jax.models import UNet
 from iddpm_jax.torch_files import Moments
+
+if TYPE_CHECKING:
+    from iddpm_jax.models import UNet
 
 ATTENTION_ORDERS = ("legacy", "new")  # guided-diffusion's names for them.
 

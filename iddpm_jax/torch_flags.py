@@ -5,15 +5,19 @@ A flag of the network or the process that is not listed has the reference's defa
 configuration's defaults are the same.
 """
 
+from __future__ import annotations
+
 import difflib
 import shlex
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from iddpm_jax import configuration
 from iddpm_jax.config import defaults
 from iddpm_jax.errors import UsageError
-from iddpm_jax.models import Architecture
+
+if TYPE_CHECKING:
+    from iddpm_jax.models import Architecture
 
 _MODEL = {
     "num_channels": "model.num_channels",

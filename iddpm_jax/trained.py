@@ -13,7 +13,6 @@ import numpy as np
 from iddpm_jax import compilation_cache as persistent_cache
 from iddpm_jax import configuration, factory, models, own_code, processes
 from iddpm_jax import diffusion as dm
-from iddpm_jax.config import defaults
 from iddpm_jax.data import Source
 from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.generation import Generator, draw_all
@@ -302,7 +301,7 @@ def load(
     if not (path / "config.json").exists():
         raise UsageError(f"{workdir} is not a work directory: it has no config.json")
     config = configuration.config_from_dict(read_config(path))
-    configuration.check_config(config, defaults.get_config())
+    configuration.check_config(config)
     values = configuration.flat_config(config)
     if not trust_code:
         own_code.refuse_untrusted(values, str(path / "config.json"))

@@ -139,7 +139,7 @@ def test_check_config_names_an_unknown_key():
     with config.unlocked():
         config.train.nmu_steps = 3
     with pytest.raises(ValueError, match=r"'train.nmu_steps': did you mean train.num_steps"):
-        configuration.check_config(config, defaults.get_config())
+        configuration.check_config(config)
 
 
 def test_check_config_names_a_missing_key():
@@ -147,7 +147,7 @@ def test_check_config_names_a_missing_key():
     with config.unlocked():
         del config.train.lr
     with pytest.raises(ValueError, match=r"lacks train\.lr"):
-        configuration.check_config(config, defaults.get_config())
+        configuration.check_config(config)
 
 
 def test_check_config_names_a_mistyped_value():
@@ -155,7 +155,7 @@ def test_check_config_names_a_mistyped_value():
     with config.ignore_type():
         config.model.num_channels = "64"
     with pytest.raises(ValueError, match=r"num_channels='64' is of type str, expected int"):
-        configuration.check_config(config, defaults.get_config())
+        configuration.check_config(config)
 
 
 @pytest.mark.parametrize(
@@ -169,12 +169,12 @@ def test_check_config_names_a_mistyped_value():
 def test_check_config_looks_into_tuples(key, value, message):
     config = _changed({key: value})
     with pytest.raises(ValueError, match=message):
-        configuration.check_config(config, defaults.get_config())
+        configuration.check_config(config)
 
 
 def test_cifar10_recipe_is_the_published_network_and_says_what_is_missing():
     config = cifar10_cosine.get_config()
-    configuration.check_config(config, defaults.get_config())
+    configuration.check_config(config)
     model = factory.build_model(config)
     assert model.channel_mult == (1, 2, 2, 2)
     assert model.attention_resolutions == (2, 4)

@@ -91,18 +91,11 @@ def test_main_refuses_another_configuration(uninterrupted):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--config.train.nmu_steps=3", "'train.nmu_steps': did you mean train.num_steps"),
-        ("--config.train.num_steps=many", "invalid literal for int() with base 10: 'many'"),
         ("--config.model.num_channels=40", "num_channels=40 times channel_mult=1"),
-        ("--nonsense=1", "Unknown command line flag 'nonsense'"),
-        ("-config.train.nmu_steps=3", "'train.nmu_steps': did you mean"),
         ("--config.model.channel_mult=(1,1.5)", "1.5 is of type float"),
-        ("--workdir=", "--workdir is empty"),
-        ("--config=configs/digit.py", "No such file or directory: 'configs/digit.py'"),
-        ("more", "'more' is not a flag"),
     ],
 )
-def test_main_refuses_bad_flags_in_one_line(tmp_path, flag, message):
+def test_main_refuses_bad_values_in_one_line(tmp_path, flag, message):
     result = train(tmp_path / "run", flag)
     assert result.returncode == 1
     assert message in result.stderr

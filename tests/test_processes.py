@@ -121,9 +121,8 @@ def test_a_process_that_is_gone_or_frozen_ends_the_other_which_names_it(tmp_path
 
 
 _HANGING = """
-import time, jax, main
-from absl import app, flags
-from iddpm_jax import command_line, factory
+import time, jax
+from iddpm_jax import factory, train
 
 class Hangs:
     def __init__(self, batches):
@@ -138,7 +137,7 @@ class Hangs:
 
 make_batches = factory.make_batches
 factory.make_batches = lambda *args, **kwargs: Hangs(make_batches(*args, **kwargs))
-app.run(main.main, flags_parser=command_line.parse_flags)
+train.run()
 """
 
 

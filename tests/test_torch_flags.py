@@ -93,7 +93,7 @@ def test_parse_reads_both_ways_of_writing_flags():
     assert "model.num_heads" not in found.listed
     config = defaults.get_config()
     config.update_from_flattened_dict(found.values)
-    configuration.check_config(config, defaults.get_config())
+    configuration.check_config(config)
 
 
 def test_parse_reads_a_super_resolution_run():

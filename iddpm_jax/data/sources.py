@@ -105,7 +105,12 @@ def digits_source(split: str, size: int = 8) -> InMemorySource:
 
     With `size` 4 each is made smaller by means of 2 × 2 pixels, with 2 of 4 × 4.
     """
-    import sklearn.datasets
+    try:
+        import sklearn.datasets
+    except ImportError as error:
+        raise UsageError(
+            "data.name='digits' needs scikit-learn, which holds them: pip install scikit-learn"
+        ) from error
 
     base, start, stop = parse_split(split)
     if base not in _DIGITS_SPLITS:

@@ -22,8 +22,13 @@ _TIMEOUT = 5.0  # Seconds.
 
 def load_builder(name: str, directory: str):
     """The builder of a TFDS dataset; UsageError if there is none of that name."""
-    import tensorflow_datasets as tfds
-
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UsageError(
+            f"data.name='tfds:{name}' needs TFDS: pip install tensorflow-datasets "
+            "importlib_resources"
+        ) from error
     try:
         return tfds.builder(name, data_dir=directory or None, file_format=FILE_FORMAT)
     except Exception as error:  # TFDS raises many kinds.

@@ -80,9 +80,9 @@ def lock(workdir: pathlib.Path):
         yield
 
 
-def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+def read_config(workdir: pathlib.Path, name: str = "config.json") -> dict[str, Any]:
     """The configuration that a work directory was made with."""
-    file = workdir / "config.json"
+    file = workdir / name
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

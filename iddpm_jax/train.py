@@ -1,0 +1,63 @@
+"""Trains a diffusion model, or continues to.
+
+    python -m iddpm_jax.train --config=digits --workdir=runs/digits
+    python -m iddpm_jax.train --workdir=runs/digits
+
+The second line continues what is in the work directory, to the bit as if it had never stopped.
+Ctrl-C and SIGTERM save first.
+"""
+
+from contextlib import ExitStack
+
+from absl import flags
+
+from iddpm_jax import configuration, launch, own_code
+from iddpm_jax.cli import command, config_flag
+from iddpm_jax.cli.flag_errors import define_path
+
+_TABLE = flags.DEFINE_bool("parameter_table", False, "Print every parameter with its shape.")
+_TRUST = flags.DEFINE_bool(
+    "trust_code", False, "Import the code that a run's config.json names, if any."
+)
+_WORKDIR = define_path(
+    "workdir", "Directory for checkpoints, samples and metrics; the run in it continues."
+)
+
+
+def main() -> None:
+    config = config_flag.value()
+    configuration.check_config(config)
+    values = configuration.flat_config(config)
+    if config_flag.is_recorded() and not _TRUST.value:
+        own_code.refuse_untrusted(values, "the run's config.json")
+    own_code.allow(values)  # A recipe is the user's own program, and so is what it names.
+    from iddpm_jax import compilation_cache, factory, processes
+    from iddpm_jax.config import defaults
+    from iddpm_jax.files.paths import local_path
+    from iddpm_jax.training import loop, workdir
+
+    launch.join()
+    directory = local_path(_WORKDIR.value, "--workdir").absolute()
+    with ExitStack() as held:
+        run = factory.build_training(config, workdir.known_labels(str(directory)))
+
+        def open_workdir() -> None:
+            workdir.open_workdir(
+                str(directory),
+                run.config,
+                factory.MAY_CHANGE,
+                defaults.get_config().to_dict(),
+            )
+            held.enter_context(workdir.lock(directory))
+            if run.class_names:
+                workdir.write_labels(directory, run.class_names)
+
+        processes.on_first(open_workdir)
+        compilation_cache.enable(directory.parent)
+        loop.train(run, directory, launch.peer_timeout(), parameter_table=_TABLE.value)
+
+
+run = command(main, required=["workdir"], config=True, continues=True)
+
+if __name__ == "__main__":
+    run()
