@@ -109,6 +109,15 @@ def test_load_picks_the_average_that_is_asked_for(uninterrupted, model):
     assert (raw.params["out_conv"]["kernel"] != model.params["out_conv"]["kernel"]).any()
 
 
+def test_load_keeps_what_is_compiled_unless_told_otherwise(uninterrupted, monkeypatch):
+    kept = []
+    monkeypatch.setattr("iddpm_jax.compilation_cache.enable", kept.append)
+    iddpm_jax.load(str(uninterrupted), compilation_cache=False)
+    assert kept == []
+    iddpm_jax.load(str(uninterrupted))
+    assert kept == [uninterrupted.parent]
+
+
 def test_load_refuses_what_is_no_work_directory(tmp_path, uninterrupted):
     with pytest.raises(ValueError, match=r"no config\.json"):
         iddpm_jax.load(str(tmp_path))

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import iddpm_jax
-from iddpm_jax import compilation_cache, diffusion, trained
+from iddpm_jax import compilation_cache, diffusion, models, trained
 from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.standardization import UNCHANGED
 from tests import tiny
 from tests.evaluation.test_generation import CLASSES, _generator, _network
+from tests.evaluation.test_super_resolution import Enlarging
 
 
 def trained_model():
@@ -79,6 +80,26 @@ def test_sample_compiles_nothing_the_second_time(model):
     with tiny.compilations() as compilations:
         np.testing.assert_array_equal(first, model.sample(3, **options))
         model.sample(3, labels=[1, 2], guidance=2.0, seed=6)
+    assert compilations == []
+
+
+def test_super_resolve_compiles_nothing_the_second_time(model):
+    types = {"mean_type": "x_start", "var_type": "fixed_large", "loss_type": "mse"}
+    d = diffusion.make_diffusion(diffusion.beta_schedule("cosine", 4), **types)
+    enlarging = dataclasses.replace(
+        model,
+        model=Enlarging(),
+        params=np.float32(1),
+        image_shape=(8, 8, 1),
+        low_res=models.LowRes(4, noise=0.1),
+        num_classes=0,
+        null_label=None,
+        build_diffusion=lambda respacing: d,
+    )
+    small = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 1)).astype(np.uint8)
+    first = enlarging.super_resolve(small)
+    with tiny.compilations() as compilations:
+        np.testing.assert_array_equal(first, enlarging.super_resolve(small))
     assert compilations == []
 
 

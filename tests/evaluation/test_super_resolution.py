@@ -33,7 +33,7 @@ def test_comparison_grid_puts_several_groups_into_a_row():
     assert (grid[-34 + 16, -34 + 16] == 255).all()  # There are only eleven.
 
 
-class _Enlarging:
+class Enlarging:
     """A network, quickly compiled, whose x_0 is the low-resolution image made larger."""
 
     @staticmethod
@@ -45,7 +45,7 @@ def test_preview_compiles_once_and_draws_the_same_in_chunks():
     types = {"mean_type": "x_start", "var_type": "fixed_large", "loss_type": "mse"}
     d = diffusion.make_diffusion(diffusion.beta_schedule("cosine", 4), **types)
     originals = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.uint8)
-    options = (d, _Enlarging(), models.LowRes(4, noise=0.1), originals, None, 0, tiny.mesh(1))
+    options = (d, Enlarging(), models.LowRes(4, noise=0.1), originals, None, 0, tiny.mesh(1))
     chunked = SuperResolutionPreview(*options, batch_size=2)
     first = chunked.make()(np.float32(1))
     with tiny.compilations() as compilations:
