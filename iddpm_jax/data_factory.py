@@ -11,6 +11,7 @@ from iddpm_jax import own_code, own_parts
 from iddpm_jax.data import DataOptions, Source, hints, in_memory, open_source
 from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.standardization import UNCHANGED, Standardization, measure
+from iddpm_jax.files.paths import local_path
 
 
 def check_images(config: ml_collections.ConfigDict) -> None:
@@ -66,7 +67,7 @@ def open_data(
             name=c.name,
             image_size=config.model.image_size,
             channels=config.model.in_channels,
-            dir=data_dir or c.dir,
+            dir=_local(data_dir or c.dir),
             split=split or c.split,
             labels=c.labels if config.model.num_classes else "none",
             test_percent=c.test_percent if test_percent is None else test_percent,
@@ -136,3 +137,7 @@ def warn(config: ml_collections.ConfigDict, source: Source) -> None:
     c = config.data
     for hint in hints(source, c.name, config.model.num_classes, c.random_flip):
         logging.warning("%s", hint)
+
+
+def _local(directory: str) -> str:
+    return str(local_path(directory, "data.dir")) if directory else ""

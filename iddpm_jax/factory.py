@@ -101,6 +101,23 @@ def default_channel_mult(image_size: int) -> tuple[int, ...]:
     return _CHANNEL_MULTS[levels]
 
 
+def follow_image_size(config: ml_collections.ConfigDict, recipe_size: int) -> None:
+    """Scales a recipe's attention resolutions where its image size was changed.
+
+    That is: where the network no longer reaches one of them, and reaches all of them times the
+    new size / `recipe_size`. A recipe of 8 × 8 images that attends at 4 attends at 8 of 16 × 16.
+    """
+    c = config.model
+    before = tuple(c.attention_resolutions)
+    if c.image_size == recipe_size or c.image_size < 1:
+        return
+    mult = tuple(c.channel_mult) or default_channel_mult(c.image_size)
+    sizes = models.feature_sizes(c.image_size, len(mult), c.conv_resample)
+    scaled = tuple(size * c.image_size // recipe_size for size in before)
+    if not set(before) <= set(sizes) and set(scaled) <= set(sizes):
+        c.attention_resolutions = scaled
+
+
 def build_model(config: ml_collections.ConfigDict) -> models.UNet:
     """The network, checked against the image size."""
     c = config.model

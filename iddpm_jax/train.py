@@ -37,6 +37,8 @@ def main() -> None:
     from iddpm_jax.training import loop, workdir
 
     launch.join()
+    if "model.attention_resolutions" not in config_flag.overrides():
+        factory.follow_image_size(config, config_flag.recipe_value("model.image_size"))
     directory = local_path(_WORKDIR.value, "--workdir").absolute()
     with ExitStack() as held:
         run = factory.build_training(config, workdir.known_labels(str(directory)))

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.generation import Generator, draw_all
 from iddpm_jax.evaluation.respacing_table import SEARCHED, searched_timesteps
 from iddpm_jax.evaluation.standardization import Standardization
+from iddpm_jax.files.paths import local_path
 from iddpm_jax.training import sharding
 from iddpm_jax.training.checkpoints import load_params
 from iddpm_jax.training.workdir import known_labels, read_config, read_labels
@@ -297,7 +297,7 @@ def load(
       UsageError: it is no work directory, has no complete checkpoint, or no such average, or
         it names code and `trust_code` is False.
     """
-    path = pathlib.Path(workdir)
+    path = local_path(workdir, "workdir")
     if not (path / "config.json").exists():
         raise UsageError(f"{workdir} is not a work directory: it has no config.json")
     config = configuration.config_from_dict(read_config(path))

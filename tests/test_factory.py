@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import iddpm_jax
 from iddpm_jax import configuration, diffusion, factory
 from iddpm_jax.config import defaults
 from iddpm_jax.data import InMemorySource
+from iddpm_jax.errors import UsageError
 from iddpm_jax.recipes import cifar10_cosine, digits
 from tests import tiny
 
@@ -259,3 +261,31 @@ def test_may_change_is_what_the_defaults_say():
     expected = train | {"train.num_steps"} | {f"data.{key}" for key in data}
     assert expected == factory.MAY_CHANGE
     assert "train.data_parallel" not in factory.MAY_CHANGE  # Dropout would be another.
+
+
+@pytest.mark.parametrize(
+    ("image_size", "expected"),
+    [(8, (4,)), (16, (8,)), (32, (16,)), (7, (4,))],
+)
+def test_follow_image_size_scales_attention_that_is_not_reached(image_size, expected):
+    config = digits.get_config()
+    config.model.image_size = image_size
+    factory.follow_image_size(config, 8)
+    assert config.model.attention_resolutions == expected
+    assert factory.build_model(config).attention_resolutions == (2,)
+
+
+def test_follow_image_size_leaves_attention_that_is_reached():
+    config = cifar10_cosine.get_config()
+    config.model.image_size = 64
+    factory.follow_image_size(config, 32)
+    assert config.model.attention_resolutions == (16, 8)
+
+
+def test_addresses_are_refused_wherever_a_path_is_taken():
+    config = digits.get_config()
+    config.data.name, config.data.dir = "folder", "gs://bucket/images"
+    with pytest.raises(UsageError, match=r"data.dir=gs://bucket/images: .* Mount the bucket"):
+        factory.build_source(config)
+    with pytest.raises(UsageError, match=r"workdir=gs://bucket/run: .* Mount the bucket"):
+        iddpm_jax.load("gs://bucket/run")

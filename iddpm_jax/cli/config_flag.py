@@ -21,6 +21,7 @@ _KEY = re.compile(r"--?(?P<no>no)?config\.(?P<key>[^=]+)(=(?P<value>.*))?", re.D
 _POWER = re.compile(r"\d+(\.\d*)?[eE]\+?\d+")
 
 _given: str | None = None
+_recipe: dict[str, Any] = {}
 
 
 def take(argv: list[str], continues: bool) -> list[str]:
@@ -32,7 +33,7 @@ def take(argv: list[str], continues: bool) -> list[str]:
     Raises:
       UsageError: there is no such recipe or key, or nothing says what to do.
     """
-    global _given
+    global _given, _recipe
     words, texts = _split(argv)
     if len(texts) > 1:
         raise UsageError(f"--config is given {len(texts)} times: give one recipe")
@@ -48,6 +49,7 @@ def take(argv: list[str], continues: bool) -> list[str]:
         )
     else:
         config = defaults.get_config()
+    _recipe = configuration.flat_config(config)
     words = [_readable(word, config) for word in words]
     config_flags.DEFINE_config_dict("config", config, "The configuration.", sys_argv=words)
     return words
@@ -61,6 +63,11 @@ def value() -> ml_collections.ConfigDict:
 def given() -> str | None:
     """What `--config` said; None where it was not given."""
     return _given
+
+
+def recipe_value(key: str) -> Any:
+    """What the recipe has for a dotted key, without overrides."""
+    return _recipe[key]
 
 
 def is_recorded() -> bool:

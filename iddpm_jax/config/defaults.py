@@ -27,7 +27,7 @@ def _model() -> ml_collections.ConfigDict:
     model.num_channels = 128  # Channels at full resolution, a multiple of 32.
     model.num_res_blocks = 2  # Residual blocks per resolution.
     model.channel_mult = ()  # Factor on num_channels per resolution; empty: by image_size.
-    model.attention_resolutions = (16, 8)  # Feature map sizes at which blocks attend.
+    model.attention_resolutions = (16, 8)  # Feature map sizes at which blocks attend; or none.
     model.num_heads = 4  # Attention heads.
     model.num_heads_upsample = -1  # Heads on the way up; -1: as num_heads.
     model.num_classes = 0  # Classes of a class-conditional model; 0: unconditional.
