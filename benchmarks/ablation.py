@@ -87,7 +87,7 @@ def complete_run(directory: pathlib.Path, config, judge) -> None:
         model = iddpm_jax.load(str(directory))
         source = digits_source("test")
         bound = make_bound(
-            model.build_diffusion(""), model.model, model.params, sharding.make_mesh(), seed=0
+            model.build_diffusion(""), model.fast_model, model.params, sharding.make_mesh(), seed=0
         )
         batches = image_batches(source.batch, np.arange(len(source)), 99)
         summary = summarise(map(bound, batches))

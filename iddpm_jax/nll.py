@@ -73,7 +73,7 @@ def main() -> None:
     if not processes.on_first((out / "nll.json").exists):
         bound = make_bound(
             d,
-            model.model,
+            model.fast_model,
             model.params,
             mesh,
             seed=_SEED.value,

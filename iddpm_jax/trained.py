@@ -29,7 +29,8 @@ class TrainedModel:
     """A network with its parameters and diffusion process; `load` makes one.
 
     Attributes:
-      model, params: the network.
+      model, params: the network, plain, so that it can be differentiated in every way.
+      fast_model: the same network as it runs fastest here; forward mode may be missing.
       image_shape: (H, W, C).
       low_res: what makes a super-resolution model's input; None for other models.
       num_classes: classes that can be asked for; 0 for an unconditional model.
@@ -45,6 +46,7 @@ class TrainedModel:
     """
 
     model: models.UNet
+    fast_model: models.UNet
     params: Any
     image_shape: tuple[int, int, int]
     low_res: models.LowRes | None
@@ -98,7 +100,7 @@ class TrainedModel:
         second_stage = self.low_res is not None
         return Generator(
             d=self.build_diffusion(respacing),
-            model=self.model,
+            model=self.fast_model,
             params=self.params,
             image_shape=self.image_shape,
             sampler=self.default_sampler if sampler is None else sampler,
@@ -327,7 +329,8 @@ def load(
 
     classes = config.model.num_classes
     return TrainedModel(
-        model=model,
+        model=model.clone(winograd=False),
+        fast_model=model,
         params=params,
         image_shape=(config.model.image_size,) * 2 + (config.model.in_channels,),
         low_res=factory.build_low_res(config),

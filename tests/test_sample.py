@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import iddpm_jax
+from iddpm_jax import factory
 from tests.commands import run
 
 
@@ -100,6 +101,14 @@ def test_load_guides_a_model_trained_for_it(model):
     np.testing.assert_array_equal(plain, model.sample(4, sampler="ddim", guidance=1.0))
     # Six steps of training have taught it hardly any difference.
     assert (plain != model.sample(4, sampler="ddim", guidance=1e6)).any()
+
+
+def test_load_gives_a_plain_network_and_samples_with_the_fast_one(uninterrupted, monkeypatch):
+    monkeypatch.setattr(factory, "_one_cpu_device", lambda: True)
+    model = iddpm_jax.load(str(uninterrupted))
+    assert not model.model.winograd
+    assert model.fast_model == model.model.clone(winograd=True)
+    assert model.generator("ddim", "", 0.0, 1.0).model is model.fast_model
 
 
 def test_load_picks_the_average_that_is_asked_for(uninterrupted, model):

@@ -23,6 +23,7 @@ def trained_model():
     network, params = _network()
     return trained.TrainedModel(
         model=network,
+        fast_model=network,
         params=params,
         image_shape=(4, 4, 1),
         low_res=None,

@@ -17,6 +17,7 @@ def make_measure(d: dm.GaussianDiffusion, betas: np.ndarray, model, mesh, seed: 
     """A function `(batch, on_timestep) -> Costs` in float64, summed over the batch's images."""
     rows = NamedSharding(mesh, PartitionSpec("data"))
     everywhere = NamedSharding(mesh, PartitionSpec())
+    network = model.fast_model
     params, tables = jax.device_put((model.params, dm.pair_tables(betas)), everywhere)
 
     @functools.partial(jax.jit, out_shardings=everywhere)
@@ -28,7 +29,7 @@ def make_measure(d: dm.GaussianDiffusion, betas: np.ndarray, model, mesh, seed: 
             low_res = model.low_res(images, low_res_keys)
 
         def model_fn(x_t, timestep):
-            return model.model.apply({"params": params}, x_t, timestep, y=labels, low_res=low_res)
+            return network.apply({"params": params}, x_t, timestep, y=labels, low_res=low_res)
 
         noise = dm.per_sample_noise(keys, t, images.shape[1:])
         return dm.transition_costs(d, tables, model_fn, images, t, noise, weights)

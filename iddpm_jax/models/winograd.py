@@ -20,6 +20,8 @@ Grid = Sequence[Sequence[jax.Array]]
 
 # Tiles that are transformed at a time: as many as stay in the cache until they are multiplied.
 _TILES = 1024
+# With fewer than these the products are slow enough for it to pay to fill a part up.
+_FEWEST_TILES = 64
 
 
 def fits(x: jax.Array, kernel: jax.Array) -> bool:
@@ -37,7 +39,7 @@ def fits(x: jax.Array, kernel: jax.Array) -> bool:
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The convolution of x `[B, H, W, C]` with `[3, 3, C, O]`, padded by 1; H and W are even."""
     u = _both_axes(_g, kernel)
-    return _join(jax.lax.map(lambda part: _filter(part, u), _cut(x)))
+    return _join(jax.lax.map(lambda part: _filter(part, u), _cut(x)), x.shape[0])
 
 
 def _forward(x, kernel):
@@ -64,7 +66,9 @@ def _backward(residuals, dy):
 
     zeros = jax.tree.map(jnp.zeros_like, u)
     du, dx = jax.lax.scan(one_part, zeros, (_cut(x), _cut(dy)))
-    return _join(dx), jnp.stack([jnp.stack(row) for row in _both_axes(_g_transposed, du)])
+    return _join(dx, x.shape[0]), jnp.stack(
+        [jnp.stack(row) for row in _both_axes(_g_transposed, du)]
+    )
 
 
 convolve.defvjp(_forward, _backward)
@@ -130,11 +134,27 @@ def _rows(x: jax.Array) -> jax.Array:
 
 
 def _cut(x: jax.Array) -> jax.Array:
-    """`[parts, B / parts, H, W, C]`, of at most so many tiles each, if an image has not more."""
-    batch, tiles = x.shape[0], x.shape[1] * x.shape[2] // 4
-    size = max(n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or n * tiles <= _TILES))
+    """`[parts, n, H, W, C]` of `[B, H, W, C]`, filled up with zeros where n does not divide B."""
+    size = _images_at_a_time(x.shape[0], x.shape[1] * x.shape[2] // 4)
+    missing = -x.shape[0] % size
+    if missing:
+        x = jnp.pad(x, [(0, missing), (0, 0), (0, 0), (0, 0)])
     return x.reshape(-1, size, *x.shape[1:])
 
 
-def _join(parts: jax.Array) -> jax.Array:
-    return parts.reshape(-1, *parts.shape[2:])
+def _images_at_a_time(batch: int, tiles: int) -> int:
+    """How many of a batch of images, of so many tiles each, to transform together.
+
+    No more than have `_TILES` tiles, but one at least. A divisor of the batch, so that nothing is
+    filled up, unless that leaves few tiles to multiply at a time, as of a prime number of images
+    of 8 × 8.
+    """
+    most = max(1, _TILES // tiles)
+    even = -(-batch // -(-batch // most))
+    divisor = max(n for n in range(1, min(most, batch) + 1) if batch % n == 0)
+    return divisor if divisor * tiles >= _FEWEST_TILES else even
+
+
+def _join(parts: jax.Array, batch: int) -> jax.Array:
+    """What `_cut` has cut, `[B, H, W, C]`."""
+    return parts.reshape(-1, *parts.shape[2:])[:batch]

@@ -41,6 +41,23 @@ def test_convolve_has_the_gradients_of_a_convolution():
         assert relative_error(a, b) <= ULPS
 
 
+def test_convolve_cuts_a_prime_batch_of_small_images_into_parts_of_several():
+    kernel = _random(3, 3, 2, 3)
+    # An image has 16 tiles, of which 1024 are transformed at a time.
+    for batch, parts in ((64, 1), (67, 2), (128, 2), (131, 3)):
+        program = jax.make_jaxpr(winograd.convolve)(_random(batch, 8, 8, 2), kernel)
+        assert f"length={parts}" in str(program)
+    x, dy = _random(67, 8, 8, 2), _random(67, 8, 8, 3)
+    y, vjp = jax.vjp(winograd.convolve, x, kernel)
+    expected, expected_vjp = jax.vjp(_direct, x, kernel)
+    assert relative_error(y, expected) <= ULPS
+    assert relative_error(vjp(dy)[0], expected_vjp(dy)[0]) <= ULPS
+    padded = np.pad(x.astype(float), [(0, 0), (1, 1), (1, 1), (0, 0)])
+    patches = [[padded[:, i : i + 8, j : j + 8] for j in range(3)] for i in range(3)]
+    exact = np.einsum("ijbhwc,bhwo->ijco", patches, dy.astype(float))
+    assert relative_error(vjp(dy)[1], exact) <= ULPS
+
+
 def test_convolve_gives_an_image_the_same_bits_in_any_batch():
     x, kernel = _random(6, 32, 32, 64), _random(3, 3, 64, 64)
     convolve = jax.jit(winograd.convolve)
