@@ -30,7 +30,7 @@ def build_source(
     split: str = "",
     class_names: Sequence[str] = (),
     *,
-    data_dir: str = "",
+    data_dir: str | None = None,
     test_percent: float | None = None,
 ) -> Source:
     """The data, checked against the model.
@@ -47,7 +47,7 @@ def open_data(
     config: ml_collections.ConfigDict,
     split: str,
     class_names: Sequence[str],
-    data_dir: str = "",
+    data_dir: str | None = None,
     test_percent: float | None = None,
 ) -> Source:
     """`build_source`, with nothing decoded yet."""

@@ -44,6 +44,13 @@ _EMA = flags.DEFINE_string("ema", "", "Rate of the averaged parameters, or none;
 _TRUST = flags.DEFINE_bool(
     "trust_code", False, "Import the code that the work directory's config.json names, if any."
 )
+_DATA_DIR = define_path("data_dir", "Where the data are now, if they have moved.")
+_TEST_PERCENT = flags.DEFINE_float(
+    "test_percent",
+    None,
+    "Share of a folder that is its test split; default: that of the run. Beyond it images were "
+    "trained on.",
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0, upper_bound=2**32 - 1)
 
 
@@ -64,7 +71,9 @@ def main() -> None:
 
     model = trained.load(_WORKDIR.value, _EMA.value, trust_code=_TRUST.value)
     model.refuse_without_likelihood("dp_respacing")
-    source = model.open_source(_SPLIT.value)
+    source = model.open_source(
+        _SPLIT.value, data_dir=_DATA_DIR.value, test_percent=_TEST_PERCENT.value
+    )
     workdir = pathlib.Path(_WORKDIR.value).absolute()
     candidates = _candidates(model.betas.size)
     d = model.build_diffusion("" if candidates is None else f"exact{candidates.size}")
@@ -78,6 +87,7 @@ def main() -> None:
         "step": model.step,
         "ema": model.ema,
         "split": _SPLIT.value,
+        "images": source.fingerprint,
         "num_images": len(indices),
         "candidates": d.num_timesteps,
         "batch_size": size,

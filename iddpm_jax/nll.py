@@ -38,6 +38,13 @@ _EMA = flags.DEFINE_string("ema", "", "Rate of the averaged parameters, or none;
 _TRUST = flags.DEFINE_bool(
     "trust_code", False, "Import the code that the work directory's config.json names, if any."
 )
+_DATA_DIR = define_path("data_dir", "Where the data are now, if they have moved.")
+_TEST_PERCENT = flags.DEFINE_float(
+    "test_percent",
+    None,
+    "Share of a folder that is its test split; default: that of the run. Beyond it images were "
+    "trained on.",
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0, upper_bound=2**32 - 1)
 _CLIP = flags.DEFINE_bool("clip_denoised", True, "Clip the predicted x_0 to [-1, 1].")
 _OUT = define_path("out", "Directory to write; default: inside the work directory.")
@@ -59,11 +66,14 @@ def main() -> None:
     launch.join()
     model = trained.load(_WORKDIR.value, _EMA.value, trust_code=_TRUST.value)
     model.refuse_without_likelihood("nll")
-    d, source = model.build_diffusion(_RESPACING.value), model.open_source(_SPLIT.value)
+    d = model.build_diffusion(_RESPACING.value)
+    source = model.open_source(
+        _SPLIT.value, data_dir=_DATA_DIR.value, test_percent=_TEST_PERCENT.value
+    )
     mesh = sharding.make_mesh()
     indices = spread_indices(len(source), _NUM.value)
     size = batch_size_for(len(indices), _BATCH.value, mesh)
-    settings = _settings(model, len(indices), size)
+    settings = {**_settings(model, len(indices), size), "images": source.fingerprint}
     out = pathlib.Path(_OUT.value or _default_out(settings)).absolute()
     compilation_cache.enable(pathlib.Path(_WORKDIR.value).absolute().parent)
     processes.on_first(lambda: claim(out, settings, "settings.json"))
@@ -109,6 +119,7 @@ def _settings(model: trained.TrainedModel, num_images: int, batch_size: int) -> 
         "step": model.step,
         "ema": model.ema,
         "split": _SPLIT.value,
+        "test_percent": _TEST_PERCENT.value,
         "num_images": num_images,
         "respacing": model.respacing_name(_RESPACING.value),
         "clip_denoised": _CLIP.value,
@@ -120,6 +131,8 @@ def _settings(model: trained.TrainedModel, num_images: int, batch_size: int) -> 
 def _default_out(settings: dict) -> pathlib.Path:
     steps = settings["respacing"].replace(",", "-") or "all"
     split = re.sub(r"\W+", "-", settings["split"]).strip("-")
+    if settings["test_percent"] is not None:
+        split += f"-{settings['test_percent']:g}-percent"
     name = f"{split}_{steps}_{settings['num_images']}_seed{settings['seed']}_step{settings['step']}"
     return pathlib.Path(settings["workdir"]) / "nll" / name
 

@@ -84,9 +84,12 @@ def write_film(options: Options) -> pathlib.Path:
     return path
 
 
-def write_forward(options: Options) -> pathlib.Path:
-    """The forward process of real images, one of each class while there is room."""
-    source = options.model.open_source("")
+def write_forward(options: Options, data_dir: str | None = None) -> pathlib.Path:
+    """The forward process of real images, one of each class while there is room.
+
+    `data_dir` is where the data are now, if they have moved.
+    """
+    source = options.model.open_source("", data_dir=data_dir)
     shown = source.batch(one_of_each_class(source, _STRIP_ROWS))
     images, labels = shown["image"], shown["label"]
     x_t, timesteps = trajectories.forward_process(

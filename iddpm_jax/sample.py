@@ -32,6 +32,7 @@ _GIF = flags.DEFINE_bool("gif", False, "Also write steps.gif: the reverse proces
 _FORWARD = flags.DEFINE_bool(
     "forward_strip", False, "Also write forward.png: real images on their way to noise."
 )
+_DATA_DIR = define_path("data_dir", "Where those real images are now, if they have moved.")
 _INVERT = flags.DEFINE_list(
     "invert",
     None,
@@ -91,7 +92,7 @@ def main() -> None:
     if _GIF.value:
         processes.tell(f"film: {pictures.write_film(options)}")
     if _FORWARD.value:
-        processes.tell(f"forward process: {pictures.write_forward(options)}")
+        processes.tell(f"forward process: {pictures.write_forward(options, _DATA_DIR.value)}")
     processes.finish()
 
 

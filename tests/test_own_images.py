@@ -31,6 +31,7 @@ def test_a_folder_trains_continues_and_keeps_its_classes(folder, tmp_path):
     )
     result = train(workdir, *flags, "--config.train.num_steps=2")
     assert result.returncode == 0, result.stderr
+    assert " images, 2 classes (cat, dog), 8 × 8, gray\n" in result.stdout
     assert json.loads((workdir / "labels.json").read_text()) == ["cat", "dog"]
     for path in folder.glob("cat_*"):
         path.unlink()
@@ -40,9 +41,15 @@ def test_a_folder_trains_continues_and_keeps_its_classes(folder, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "continuing after step 2" in result.stdout
     assert json.loads((workdir / "labels.json").read_text()) == ["cat", "dog"]
-    result = run(["-m", "iddpm_jax.nll", f"--workdir={workdir}", "--split=test"])
+    moved = folder.rename(tmp_path / "moved")
+    nll = ["-m", "iddpm_jax.nll", f"--workdir={workdir}", "--split=test", "--respacing=2"]
+    result = run(nll)
+    assert "does not exist" in result.stderr
+    result = run([*nll, f"--data_dir={moved}", "--test_percent=60"])
     assert result.returncode == 0, result.stderr
     assert "images of 'test'" in result.stdout
+    assert "more than the run's data.test_percent=25.0" in result.stderr
+    assert [path.name[:16] for path in (workdir / "nll").iterdir()] == ["test-60-percent_"]
 
 
 def test_a_folder_that_does_not_fit_is_refused_in_one_line(folder, tmp_path):

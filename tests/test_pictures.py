@@ -29,7 +29,7 @@ def _source(count: int, class_names=()):
     ("source", "rows"), [(_source(3), 3), (_source(9), 6), (_source(5, ("a", "b")), 2)]
 )
 def test_write_forward_takes_what_images_there_are(options, source, rows):
-    model = dataclasses.replace(options.model, open_source=lambda split: source)
+    model = dataclasses.replace(options.model, open_source=lambda split, data_dir: source)
     path = pictures.write_forward(dataclasses.replace(options, model=model))
     with Image.open(path) as picture:
         assert picture.size[1] == rows * 34 + 2
