@@ -72,7 +72,7 @@ def test_nll_refuses_what_it_cannot_do(uninterrupted, evaluated, tmp_path):
     wrong = {
         "holds results of another run": (evaluated, "--batch_size=50"),
         "num_samples=298, but there are 297": (tmp_path / "a", "--num_samples=298"),
-        "'nowhere' is not one of digits'": (tmp_path / "b", "--split=nowhere"),
+        "data.split='nowhere': digits have train, test, all": (tmp_path / "b", "--split=nowhere"),
         "python -m iddpm_jax.dp_respacing --workdir=": (tmp_path / "c", "--respacing=dp5"),
     }
     for message, (out, flag) in wrong.items():
