@@ -15,6 +15,7 @@ from absl import flags
 from iddpm_jax import launch
 from iddpm_jax import sampling_flags as common
 from iddpm_jax.cli import command
+from iddpm_jax.cli.flag_errors import define_path
 from iddpm_jax.config.recipes import load_recorded
 from iddpm_jax.errors import UsageError
 
