@@ -5,8 +5,6 @@
 Exits with 1 if something is damaged. Nothing is changed.
 """
 
-import contextlib
-import json
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ from iddpm_jax.cli import command
 from iddpm_jax.cli.flag_errors import define_path
 from iddpm_jax.errors import UsageError
 from iddpm_jax.training import workdir as wd
+from iddpm_jax.training.identity import RunIdentity
 
 _WORKDIR = define_path("workdir", "Work directory to verify.")
 
@@ -41,34 +40,37 @@ def findings(workdir: pathlib.Path) -> Iterator[tuple[str, str]]:
     except UsageError as error:
         yield "config.json", str(error)
         return
+    names = None
     try:
-        wd.known_labels(str(workdir))
+        names = wd.known_labels(str(workdir))
         yield "labels.json", ""
     except UsageError as error:
         yield "labels.json", str(error)
     yield "metrics.jsonl", _problem_of_log(workdir / "metrics.jsonl")
-    yield from _checkpoints(workdir, config)
+    yield from _checkpoints(workdir, config, configuration.identity(config, names))
 
 
 def _problem_of_log(path: pathlib.Path) -> str:
+    from iddpm_jax.training.metrics import read_rows
+
     last = 0
-    lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            step = json.loads(line)["step"]
-        except (ValueError, KeyError, TypeError) as error:
-            return f"line {number} cannot be read ({error})"
-        if step <= last:
-            return f"line {number} is of step {step}, the one before of step {last}"
-        last = step
+    try:
+        for number, (_, step) in enumerate(read_rows(path), start=1):
+            if step is None:
+                return f"line {number} cannot be read: it is no row of a log"
+            if step <= last:
+                return f"line {number} is of step {step}, the one before of step {last}"
+            last = step
+    except UsageError as error:
+        return str(error)
     return ""
 
 
-def _checkpoints(workdir: pathlib.Path, config) -> Iterator[tuple[str, str]]:
+def _checkpoints(workdir: pathlib.Path, config, run: RunIdentity) -> Iterator[tuple[str, str]]:
     import jax
 
     from iddpm_jax import factory, torch_run
-    from iddpm_jax.training.checkpoints import CheckpointError, Checkpoints
+    from iddpm_jax.training.checkpoints import Checkpoints
 
     jax.config.update("jax_platforms", "cpu")  # Nothing is computed.
     try:
@@ -79,16 +81,32 @@ def _checkpoints(workdir: pathlib.Path, config) -> Iterator[tuple[str, str]]:
     if not (workdir / "checkpoints").is_dir():
         yield "checkpoints", "there are none"
         return
-    with contextlib.closing(Checkpoints(workdir, keep=1, read_only=True)) as checkpoints:
-        steps = checkpoints.steps()
-        if not steps:
-            yield "checkpoints", "there are none"
-        for step in steps:
-            try:
-                checkpoints.restore(step, abstract)
-                yield f"checkpoint {step}", ""
-            except CheckpointError as error:
-                yield f"checkpoint {step}", str(error)
+    checkpoints = Checkpoints(workdir, keep=1, run=run, read_only=True)
+    if not checkpoints.steps():
+        yield "checkpoints", "there are none"
+    seen, newest = -1, max(checkpoints.steps(), default=0)
+    found = False
+    # Training may go on: one that it has removed meanwhile is nothing to report, and where it has
+    # removed all of them there are newer ones.
+    while steps := [step for step in checkpoints.steps() if step > seen]:
+        if found and steps[0] > newest:
+            break
+        seen = steps[0]
+        problem = _problem_of_checkpoint(checkpoints, seen, abstract)
+        if problem is not None:
+            found = True
+            yield f"checkpoint {seen}", problem
+
+
+def _problem_of_checkpoint(checkpoints, step: int, abstract) -> str | None:
+    """What is wrong with a checkpoint; "" if nothing is, None if it is there no more."""
+    from iddpm_jax.training.checkpoints import CheckpointError
+
+    try:
+        checkpoints.restore(step, abstract)
+    except CheckpointError as error:
+        return str(error) if (checkpoints.directory / str(step)).is_dir() else None
+    return ""
 
 
 run = command(main, required=["workdir"], quiet=True)

@@ -13,6 +13,7 @@ import ml_collections
 import numpy as np
 
 from iddpm_jax import models, own_parts
+from iddpm_jax.configuration import MAY_CHANGE, identity
 from iddpm_jax.data import Source, describe, in_memory, make_batches
 from iddpm_jax.data_factory import (
     build_source,
@@ -52,25 +53,6 @@ __all__ = [
     "build_training",
     "is_continuous",
 ]
-
-# Keys in which a run may differ when it is continued: they do not change what is learned.
-# train.data_parallel is none: under pmap every device draws dropout of its own.
-MAY_CHANGE = frozenset(
-    {
-        "data.dir",
-        "data.num_workers",
-        "data.cache_mb",
-        "train.shard_optimizer",
-        "train.num_steps",
-        "train.log_every",
-        "train.checkpoint_every",
-        "train.keep_checkpoints",
-        "train.sample_every",
-        "train.num_samples",
-        "train.sample_respacing",
-        "train.max_nonfinite_steps",
-    }
-)
 
 _LARGEST = 1e30  # What is more would overflow float32 somewhere.
 
@@ -285,6 +267,7 @@ def build_training(config: ml_collections.ConfigDict, class_names: Sequence[str]
     preview = build_preview(config, model, source, mesh)
     return Training(
         config=config.to_dict(),
+        identity=identity(config, source.class_names, source.fingerprint),
         diffusion=diffusion,
         model=model,
         optimizer=build_optimizer(config),

@@ -293,7 +293,7 @@ def _record(path: pathlib.Path) -> dict[str, str]:
 def _write(workdir: pathlib.Path, state, config, record: dict) -> None:
     """Makes the work directory beside its place, and moves it there when it is complete."""
     from iddpm_jax import factory
-    from iddpm_jax.training.host_checkpoints import save_host_state
+    from iddpm_jax.training.checkpoint_writer import save_host_state
 
     scratch = workdir.with_name(f".{workdir.name}.importing")
     scratch.mkdir(parents=True, exist_ok=True)
@@ -308,7 +308,7 @@ def _write(workdir: pathlib.Path, state, config, record: dict) -> None:
             write_json(scratch / "imported.json", record)
             # The data iterator's position after a step is the step: no data is needed here.
             data_state = {"next_index": int(state.step)}
-            save_host_state(scratch, state, data_state, config.to_dict())
+            save_host_state(scratch, state, data_state, configuration.identity(config))
             os.rename(scratch, workdir)
         except BaseException:
             _remove(scratch)

@@ -4,7 +4,6 @@ The reference writes `model000003.pt`, one `ema_0.9999_000003.pt` for each avera
 `opt000003.pt`; the number is the step.
 """
 
-import contextlib
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ import jax
 import numpy as np
 import optax
 
-from iddpm_jax import factory, models
+from iddpm_jax import configuration, factory, models
 from iddpm_jax.errors import UsageError
 from iddpm_jax.torch_conventions import (
     Conventions,
@@ -35,6 +34,7 @@ from iddpm_jax.training.checkpoints import CheckpointError, Checkpoints
 from iddpm_jax.training.optimizer import get_moments, get_schedule_count, set_moments
 from iddpm_jax.training.state import TrainState
 from iddpm_jax.training.step import make_init
+from iddpm_jax.training.workdir import known_labels
 
 _NAME = re.compile(r"(model|opt|ema_(?P<rate>\d+(\.\d+)?)_)(?P<step>\d{6,})\.(pt|safetensors)$")
 
@@ -152,9 +152,9 @@ def restore(workdir: pathlib.Path, config, model: models.UNet) -> TrainState:
     """
     if not (workdir / "checkpoints").is_dir():
         raise CheckpointError(f"{workdir} has no complete checkpoint; train first")
-    with contextlib.closing(Checkpoints(workdir, keep=1, read_only=True)) as checkpoints:
-        state, _ = checkpoints.restore_newest(abstract_state(config, model), set_aside=False)
-    return state
+    run = configuration.identity(config, known_labels(str(workdir)))
+    checkpoints = Checkpoints(workdir, keep=1, run=run, read_only=True)
+    return checkpoints.restore_newest(abstract_state(config, model))[0]
 
 
 def write_run(

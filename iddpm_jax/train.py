@@ -44,13 +44,13 @@ def main() -> None:
         run = factory.build_training(config, workdir.known_labels(str(directory)))
 
         def open_workdir() -> None:
+            held.enter_context(workdir.lock(directory))
             workdir.open_workdir(
                 str(directory),
                 run.config,
                 factory.MAY_CHANGE,
                 defaults.get_config().to_dict(),
             )
-            held.enter_context(workdir.lock(directory))
             if run.class_names:
                 workdir.write_labels(directory, run.class_names)
 

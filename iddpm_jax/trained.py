@@ -320,7 +320,9 @@ def load(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
         models.abstract_params(model),
     )
-    params, step = load_params(path, ema, abstract)
+    params, step = load_params(
+        path, ema, abstract, configuration.identity(config, known_labels(workdir))
+    )
     processes.check_same(step, "the checkpoint that they found")
 
     def build_diffusion(respacing: str) -> dm.GaussianDiffusion:

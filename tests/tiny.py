@@ -10,9 +10,11 @@ import numpy as np
 from iddpm_jax import factory, models
 from iddpm_jax.recipes import digits
 from iddpm_jax.training import sharding
+from iddpm_jax.training.identity import RunIdentity
 from iddpm_jax.training.step import make_init, make_train_step
 
 BATCH = 16
+RUN = RunIdentity({})  # Of checkpoints for which it does not matter whose they are.
 
 
 def config() -> ml_collections.ConfigDict:

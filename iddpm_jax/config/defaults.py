@@ -65,6 +65,7 @@ def _data() -> ml_collections.ConfigDict:
     data.test_percent = 0.0  # Share of a folder that is held out as its test split.
     data.exif = True  # Turn images as their EXIF orientation says; the reference does not.
     data.on_bad_image = "skip"  # With a warning; or error.
+    data.may_change = False  # Continue a run although files were added to its data, or removed.
     data.cache_mb = 2048  # Data sets up to this size are held in memory, decoded.
     data.resize = False  # Scale and crop images of a fixed size, as of TFDS, to the network's.
     data.standardize = False  # To mean 0 and variance 1, channel by channel.

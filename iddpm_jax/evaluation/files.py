@@ -19,6 +19,7 @@ from iddpm_jax.errors import UsageError
 _NAME_BYTES = 80
 _SCRATCH = re.compile(r"\..*\.[0-9a-f]{16}\.tmp", re.DOTALL)  # As `replacing` names them.
 LARGEST_TEXT = 2**24  # Bytes: a thousand times what the largest record of ours has.
+_DEEPEST = 64  # Levels of lists and objects; ours have five.
 
 
 def safe_file_name(name: str) -> str:
@@ -40,18 +41,33 @@ def read_json(path: pathlib.Path, what: str) -> Any:
       what: what it holds, for messages: "the configuration".
 
     Raises:
-      UsageError: it is missing, unreadable, no regular file, too large, no JSON, or nested more
-        deeply than Python follows.
+      UsageError: it is missing, unreadable, no regular file, too large, no JSON, or nested too
+        deeply.
     """
+    text = read_text(path, what)
     try:
-        return json.loads(read_text(path, what))
+        value = json.loads(text)
+        if not _is_deep(value):
+            return value
+        reason = "it is nested too deeply"
     except RecursionError:
         reason = "it is nested too deeply"
     except ValueError as error:
-        if isinstance(error, UsageError):
-            raise
         reason = f"it is no JSON: {error}"
     raise UsageError(f"{what} {path} cannot be read: {reason}")
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether a value has more levels than whoever walks through it should have to follow."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            item
+            for node in level
+            if isinstance(node, dict | list)
+            for item in (node.values() if isinstance(node, dict) else node)
+        ]
+    return bool(level)
 
 
 def read_text(path: pathlib.Path, what: str, largest: int = LARGEST_TEXT) -> str:

@@ -6,7 +6,7 @@ checkpoints/<step>/opt                the optimiser's moments and counts
 checkpoints/<step>/timestep_sampler   where the sampler has a state
 checkpoints/<step>/counters           running averages and counters of skipped steps
 checkpoints/<step>/data               the data iterator's position
-checkpoints/<step>/meta               format version, step, configuration and checksums
+checkpoints/<step>/meta               format version, step, which run it is of, and checksums
 
 The checksums are written in the same atomic move as what they are of, and verified on restore.
 """
@@ -17,33 +17,41 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
-import optax
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
-from iddpm_jax.errors import UsageError
 from iddpm_jax.processes import any_process, place
 from iddpm_jax.training import checksums, loss_scale
+from iddpm_jax.training.checkpoint_items import (
+    LOSS_SCALE,
+    CheckpointError,
+    join,
+    read_meta,
+    split,
+    verify,
+)
+from iddpm_jax.training.checkpoint_writer import (
+    Background,
+    alone,
+    complete_steps,
+    keep_newest,
+    prepare,
+    write_checkpoint,
+)
+from iddpm_jax.training.identity import DataChangedError, RunIdentity
 from iddpm_jax.training.state import TrainState
 
-FORMAT_VERSION = 2
-_WITHOUT_CHECKSUMS = 1  # The version before, which is read as it is.
-_ARRAY_ITEMS = ("params", "ema", "opt", "timestep_sampler", "counters")
-_JSON_ITEMS = ("data", "meta")
-_LOSS_SCALE = "log2_loss_scale"  # Among the counters, where there is one.
+__all__ = ["CheckpointError", "Checkpoints", "DataChangedError", "RunIdentity", "load_params"]
 
-# Of an array that all devices hold each may write a share. Below so many bytes cutting the shares
-# takes longer than it saves: it is a program for every shape and device.
-_SMALLEST_SHARE = 2**20
+T = TypeVar("T")
 
-
-class CheckpointError(UsageError):
-    """A checkpoint is missing, damaged or of another format."""
+# Checkpoints that are removed while they are read, one after the other, before giving up.
+_MOST_REMOVED = 100
 
 
 class Checkpoints:
@@ -51,43 +59,63 @@ class Checkpoints:
 
     Saving copies the state off the devices and writes in the background; a checkpoint
     appears under its final name only when it is complete.
+
+    Args:
+      workdir: the work directory.
+      keep: how many to keep.
+      run: the run that they are of, and have to be of.
+      read_only: whether another process may be writing them.
     """
 
-    def __init__(self, workdir: pathlib.Path, keep: int, *, read_only: bool = False):
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep,
-            cleanup_tmp_directories=not read_only,
-            read_only=read_only,
-        )
+    def __init__(
+        self, workdir: pathlib.Path, keep: int, run: RunIdentity, *, read_only: bool = False
+    ):
         self.directory = (workdir / "checkpoints").absolute()
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=options,
-            item_names=(*_ARRAY_ITEMS, *_JSON_ITEMS),
-            item_handlers={name: _array_handler() for name in _ARRAY_ITEMS},
-        )
+        self._keep, self._run, self._read_only = keep, run, read_only
+        self._background = Background()
+        self._saved: int | None = None  # The step that is not to be saved again.
+        if not read_only and jax.process_index() == 0:
+            prepare(self.directory)
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
-        return sorted(self._manager.all_steps())
+        self._background.join()
+        return complete_steps(self.directory)
 
-    def save(self, state: TrainState, data_state: dict, config: dict) -> None:
-        """Saves the state under its step, unless that step is saved already.
+    def save(self, state: TrainState, data_state: dict) -> None:
+        """Saves the state under its step, unless that was the last step saved or restored.
+
+        Returns as soon as the state is copied. Every process has to call it.
 
         Raises:
-          CheckpointError: this checkpoint, or the one before, could not be written.
+          CheckpointError: the checkpoint before could not be written.
         """
         step = int(state.step)
-        if step in self._manager.all_steps():
+        if step == self._saved:
             return
-        trees = {name: tree for name, tree in split(state).items() if tree}
-        items = {name: ocp.args.PyTreeSave(tree) for name, tree in trees.items()}
-        items |= json_items(step, trees, data_state, config)
-        # Orbax writes in the background, and says here what became of the checkpoint before.
-        self._write(lambda: self._manager.save(step, args=ocp.args.Composite(**items), force=True))
+        self._background.join()
+        self.check()
+        self._saved = step
+        trees = {name: checksums.snapshot(tree) for name, tree in split(state).items() if tree}
+        if jax.process_index() == 0:
+            self._background.start(lambda: self._write(step, trees, data_state))
 
-    def _write(self, call: Callable[[], Any]) -> None:
-        _attempt(call, f"a checkpoint in {self.directory} could not be written")
+    def _write(self, step: int, trees: dict[str, Any], data_state: dict) -> None:
+        write_checkpoint(self.directory, step, trees, data_state, self._run)
+        keep_newest(self.directory, self._keep)
+
+    def check(self) -> None:
+        """CheckpointError, once, if a checkpoint could not be written; waits for nothing."""
+        self._background.check()
+
+    def wait(self) -> None:
+        """Waits until everything is written. Every process has to call it.
+
+        Raises:
+          CheckpointError: in every process, if it could not be written.
+        """
+        self._background.join()
+        _together(self.check, "the last checkpoint")
 
     def restore(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict]:
         """Loads the state saved at `step` and the data iterator's position.
@@ -96,50 +124,35 @@ class Checkpoints:
           abstract_state: shapes, dtypes and shardings, as from `jax.eval_shape`.
 
         Raises:
-          CheckpointError: the checkpoint cannot be read, is of another format version, or is
-            not what was saved.
+          CheckpointError: in every process, if the checkpoint cannot be read, is not what was
+            saved, or is of another step, run or format version.
         """
-        if abstract_state.log2_loss_scale is not None and not self._has_loss_scale(step):
-            state, data_state = self.restore(step, _without_loss_scale(abstract_state))
-            return _with_loss_scale(state, abstract_state), data_state
-        abstract = {name: tree for name, tree in split(abstract_state).items() if tree}
-        items = {name: _array_restore(tree) for name, tree in abstract.items()}
-        items |= {name: ocp.args.JsonRestore() for name in _JSON_ITEMS}
-        where = self.directory / str(step)
-        restored = _attempt(
-            lambda: self._manager.restore(step, args=ocp.args.Composite(**items)),
-            f"the checkpoint {where} cannot be read",
-        )
-        meta, data_state = restored["meta"], restored["data"]
-        version = _version(where, meta)
-        if version not in (FORMAT_VERSION, _WITHOUT_CHECKSUMS):
-            raise CheckpointError(
-                f"the checkpoint {where} has format version {version}, this program reads up to "
-                f"version {FORMAT_VERSION}"
-            )
-        state = join(abstract_state, restored)
-        if version == FORMAT_VERSION:
-            if meta.get("digest") != _meta_digest(meta, data_state):
-                raise CheckpointError(f"the checkpoint {where} is damaged: its meta or data item")
-            for name, tree in split(state).items():
-                if tree:
-                    _verify(where, name, tree, meta["checksums"])
-        return state, data_state
+        return self._restore(step, abstract_state)[:2]
 
-    def _has_loss_scale(self, step: int) -> bool:
-        """Whether a checkpoint of float16 has the scale; those that were only imported do not."""
-        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+    def _restore(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict, dict]:
+        self._background.join()
         where = self.directory / str(step)
-        meta = _attempt(
-            lambda: self._manager.restore(step, args=args),
-            f"the checkpoint {where} cannot be read",
-        )["meta"]
-        _version(where, meta)
-        return f"['{_LOSS_SCALE}']" in meta.get("checksums", {}).get("counters", {})
+        meta, data_state = _together(lambda: read_meta(where, self._run), where)
+        # A checkpoint of float16 that was only imported has no scale yet.
+        scaled = f"['{LOSS_SCALE}']" in meta["checksums"].get("counters", {})
+        wanted = abstract_state if scaled else _without_loss_scale(abstract_state)
 
-    def restore_newest(
-        self, abstract_state: TrainState, *, set_aside: bool = True
-    ) -> tuple[TrainState, dict]:
+        def read() -> dict[str, Any]:
+            trees = {name: tree for name, tree in split(wanted).items() if tree}
+            return {name: _read_item(where, name, tree) for name, tree in trees.items()}
+
+        def verify_all() -> None:
+            for name, tree in items.items():
+                verify(where, name, tree, meta)
+
+        items = _together(read, where)
+        _together(verify_all, where)
+        state = join(wanted, {"timestep_sampler": None, **items})
+        if abstract_state.log2_loss_scale is not None and not scaled:
+            state = _with_loss_scale(state, abstract_state)
+        return state, data_state, meta
+
+    def restore_newest(self, abstract_state: TrainState) -> tuple[TrainState, dict]:
         """Loads the newest checkpoint that is sound, with a warning for every one that is not.
 
         Unless the directory is only read, those are moved to `damaged/` beside the checkpoints,
@@ -147,26 +160,23 @@ class Checkpoints:
 
         Raises:
           CheckpointError: none is sound; of the newest one.
+          DataChangedError: it is of other images, and the run does not allow that.
         """
-        first_error = None
-        for step in reversed(self.steps()):
-            error = None
-            try:
-                found = self.restore(step, abstract_state)
-            except CheckpointError as raised:
-                error = raised
-            # All of several processes continue from the same step.
-            if any_process(error is not None):
-                error = error or CheckpointError(
-                    f"another process could not read the checkpoint {self.directory / str(step)}"
-                )
-                first_error = first_error or error
-                logging.warning("%s", error)
-                continue
-            if set_aside:
-                self._set_aside_after(step)
-            return found
-        raise first_error or CheckpointError(f"{self.directory} has no complete checkpoint")
+        found, step = _newest_sound(
+            self.directory, lambda step: self._restore(step, abstract_state)
+        )
+        state, data_state, meta = found
+        change = self._run.data_difference(meta)
+        if change and not self._run.data_may_change:
+            raise DataChangedError(
+                f"{change}; restore them, or continue with --config.data.may_change=True"
+            )
+        if change:
+            logging.warning("%s", change)
+        if not self._read_only:
+            self._set_aside_after(step)
+            self._saved = step
+        return state, data_state
 
     def _set_aside_after(self, step: int) -> None:
         damaged = [newer for newer in self.steps() if newer > step]
@@ -181,50 +191,81 @@ class Checkpoints:
                 logging.warning("moved to %s; continuing from step %d", target, step)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged checkpoints are set aside")
-        self._manager.reload()
-
-    def wait(self) -> None:
-        """Waits until what was saved is written; CheckpointError if it could not be."""
-        self._write(self._manager.wait_until_finished)
 
     def close(self) -> None:
         """Waits until everything is written; CheckpointError if it could not be."""
-        self.wait()
-        self._manager.close()
+        self._background.join()
+        self.check()
 
 
-def _array_handler() -> ocp.PyTreeCheckpointHandler:
-    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_SMALLEST_SHARE)
-    registry = ocp.type_handlers.create_type_handler_registry(
-        (jax.Array, arrays),
-        (np.ndarray, ocp.type_handlers.NumpyHandler()),
-        (np.number, ocp.type_handlers.ScalarHandler()),
+def _together(call: Callable[[], T], what: object) -> T:
+    """Calls `call` in every process; CheckpointError in all of them if it is raised in one."""
+    error = result = None
+    try:
+        result = call()
+    except CheckpointError as raised:
+        error = raised
+    if any_process(error is not None):
+        raise error or CheckpointError(f"another process could not read or write {what}")
+    return result
+
+
+def _newest_sound(directory: pathlib.Path, read: Callable[[int], T]) -> tuple[T, int]:
+    """What `read` returns of the newest step for which it does not raise, and that step.
+
+    Another process may be saving: where a checkpoint is gone by the time it is read, there is a
+    newer one.
+
+    Raises:
+      CheckpointError: of the newest checkpoint, if none can be read; or there is none.
+    """
+    failed: set[int] = set()
+    first_error = None
+    removed = 0
+    while steps := [step for step in complete_steps(directory) if step not in failed]:
+        try:
+            return read(steps[-1]), steps[-1]
+        except CheckpointError as error:
+            if removed < _MOST_REMOVED and not (directory / str(steps[-1])).is_dir():
+                removed += 1
+                continue
+            failed.add(steps[-1])
+            first_error = first_error or error
+            logging.warning("%s", error)
+    raise first_error or CheckpointError(
+        f"{directory.parent} has no complete checkpoint; train first"
     )
-    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
 
 
-def _array_restore(abstract: Any, **options) -> ocp.args.PyTreeRestore:
-    """Arrays as `abstract` has them: onto its devices, and of its shapes or an error."""
-    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
-    return ocp.args.PyTreeRestore(abstract, restore_args=restore_args, **options)
+def _read_item(where: pathlib.Path, name: str, abstract: Any, **options) -> Any:
+    """Reads an item onto the devices that `abstract` says.
 
+    Raises:
+      CheckpointError: it cannot be read, or has other arrays.
+    """
+    failure = f"the checkpoint {where} cannot be read"
 
-def json_items(
-    step: int, trees: dict[str, Any], data_state: dict, config: dict
-) -> dict[str, ocp.args.JsonSave]:
-    """The items of a checkpoint that are JSON: where the data is, and what proves the rest."""
-    meta = {
-        "format_version": FORMAT_VERSION,
-        "step": step,
-        "config": config,
-        "checksums": {name: checksums.of_tree(tree) for name, tree in trees.items()},
-    }
-    meta["digest"] = _meta_digest(meta, data_state)
-    return {"data": ocp.args.JsonSave(data_state), "meta": ocp.args.JsonSave(meta)}
+    def read() -> Any:
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone())
+        with ocp.Checkpointer(handler, multiprocessing_options=alone()) as checkpointer:
+            restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+            args = ocp.args.PyTreeRestore(abstract, restore_args=restore_args, **options)
+            return checkpointer.restore(where / name, args)
+
+    tree = _attempt(read, failure)
+    expected, structure = jax.tree.flatten(abstract)
+    found = jax.tree.leaves(tree)
+    same = jax.tree.structure(tree) == structure and all(
+        isinstance(leaf, jax.Array) and (leaf.shape, leaf.dtype) == (like.shape, like.dtype)
+        for leaf, like in zip(found, expected, strict=True)
+    )
+    if not same:
+        raise CheckpointError(f"{failure}: its item {name} has other arrays than the network")
+    return tree
 
 
 def _without_loss_scale(state: TrainState) -> TrainState:
-    metrics = {name: value for name, value in state.metrics.items() if name != _LOSS_SCALE}
+    metrics = {name: value for name, value in state.metrics.items() if name != LOSS_SCALE}
     return state.replace(log2_loss_scale=None, metrics=metrics)
 
 
@@ -232,36 +273,12 @@ def _with_loss_scale(state: TrainState, like: TrainState) -> TrainState:
     """Gives a state the scale that training begins with."""
     where = like.log2_loss_scale.sharding
     empty = jax.tree.map(
-        lambda leaf: place(np.zeros(leaf.shape, leaf.dtype), where), like.metrics[_LOSS_SCALE]
+        lambda leaf: place(np.zeros(leaf.shape, leaf.dtype), where), like.metrics[LOSS_SCALE]
     )
     return state.replace(
         log2_loss_scale=place(loss_scale.initial(jax.numpy.float16), where),
-        metrics={**state.metrics, _LOSS_SCALE: empty},
+        metrics={**state.metrics, LOSS_SCALE: empty},
     )
-
-
-def _meta_digest(meta: dict, data_state: dict) -> str:
-    return checksums.of_json([{k: v for k, v in meta.items() if k != "digest"}, data_state])
-
-
-def _verify(where: pathlib.Path, name: str, tree: Any, expected: dict[str, dict]) -> None:
-    known = expected.get(name, {})
-    unknown = [path for path in checksums.paths(tree) if path not in known]
-    if unknown:
-        raise CheckpointError(f"the checkpoint {where} has no {unknown[0]} in its item {name}")
-    bad = checksums.differing(checksums.of_tree(tree), known)
-    if bad:
-        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-        raise CheckpointError(
-            f"the checkpoint {where} is damaged: in its item {name}, {', '.join(bad[:3])}{more} "
-            "are not what was saved"
-        )
-
-
-def _version(where: pathlib.Path, meta: Any) -> Any:
-    if not isinstance(meta, dict) or not isinstance(meta.get("checksums", {}), dict):
-        raise CheckpointError(f"the checkpoint {where} is damaged: its meta item")
-    return meta.get("format_version")
 
 
 def _attempt(call: Callable[[], Any], failure: str) -> Any:
@@ -289,13 +306,16 @@ def _attempt(call: Callable[[], Any], failure: str) -> Any:
         logger.setLevel(level)
 
 
-def load_params(workdir: pathlib.Path, ema: str, abstract_params: Any) -> tuple[Any, int]:
+def load_params(
+    workdir: pathlib.Path, ema: str, abstract_params: Any, run: RunIdentity
+) -> tuple[Any, int]:
     """Reads parameters alone, without the rest of the state, from the newest sound checkpoint.
 
     Args:
       workdir: the work directory.
       ema: decay of an average, as `str(decay)`, or "none" for the parameters themselves.
       abstract_params: shapes, dtypes and shardings.
+      run: the run that the checkpoint has to be of.
 
     Returns:
       The parameters, and the step that they are of.
@@ -304,67 +324,15 @@ def load_params(workdir: pathlib.Path, ema: str, abstract_params: Any) -> tuple[
       CheckpointError: there is no complete checkpoint, or none is sound.
     """
     directory = (workdir / "checkpoints").absolute()
-    steps = sorted(
-        int(p.name)
-        for p in directory.glob("*")
-        if p.name.isascii() and p.name.isdecimal() and p.is_dir()
+    name, abstract = (
+        ("params", abstract_params) if ema == "none" else ("ema", {ema: abstract_params})
     )
-    if not steps:
-        raise CheckpointError(f"{workdir} has no complete checkpoint; train first")
-    first_error = None
-    for step in reversed(steps):
-        try:
-            return _load_params(directory / str(step), ema, abstract_params), step
-        except CheckpointError as error:
-            first_error = first_error or error
-            logging.warning("%s", error)
-    raise first_error
 
+    def read(step: int) -> Any:
+        where = directory / str(step)
+        meta, _ = read_meta(where, run)
+        tree = _read_item(where, name, abstract, partial_restore=True)
+        verify(where, name, tree, meta)
+        return tree if ema == "none" else tree[ema]
 
-def _load_params(where: pathlib.Path, ema: str, abstract_params: Any) -> Any:
-    name = "params" if ema == "none" else "ema"
-    abstract = abstract_params if ema == "none" else {ema: abstract_params}
-
-    def read() -> tuple[dict, Any]:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-            meta = checkpointer.restore(where / "meta")
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            args = _array_restore(abstract, partial_restore=True)
-            return meta, checkpointer.restore(where / name, args)
-
-    meta, tree = _attempt(read, f"the checkpoint {where} cannot be read")
-    if _version(where, meta) != _WITHOUT_CHECKSUMS:
-        _verify(where, name, tree, meta.get("checksums", {}))
-    return tree if ema == "none" else tree[ema]
-
-
-def split(state: TrainState) -> dict[str, Any]:
-    """The state as checkpoint items."""
-    return {
-        "params": state.params,
-        "ema": state.ema,
-        "opt": optax.tree.set(state.opt_state, ema=None),
-        "timestep_sampler": state.sampler_state,
-        "counters": {
-            "step": state.step,
-            "skipped": state.skipped,
-            "skipped_in_row": state.skipped_in_row,
-            "running": state.metrics,
-            **({} if state.log2_loss_scale is None else {_LOSS_SCALE: state.log2_loss_scale}),
-        },
-    }
-
-
-def join(like: TrainState, items: dict[str, Any]) -> TrainState:
-    """The inverse of `split`; `like` tells the structure of what is not an item."""
-    counters = items["counters"]
-    return like.replace(
-        step=counters["step"],
-        params=items["params"],
-        opt_state=optax.tree.set(items["opt"], ema=items["ema"] if like.ema else {}),
-        sampler_state=items["timestep_sampler"] if like.sampler_state else like.sampler_state,
-        metrics=counters["running"],
-        skipped=counters["skipped"],
-        skipped_in_row=counters["skipped_in_row"],
-        log2_loss_scale=counters.get(_LOSS_SCALE),
-    )
+    return _newest_sound(directory, read)

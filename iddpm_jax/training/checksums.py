@@ -24,6 +24,27 @@ def of_tree(tree: Any) -> Checksums:
     return {jax.tree_util.keystr(path): _of_array(_to_host(leaf)) for path, leaf in leaves}
 
 
+def snapshot(tree: Any) -> Any:
+    """Copies of all leaves in the first process's memory, which no later step changes.
+
+    Every process has to call it, and has None for every leaf if it is not the first.
+    """
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array) and leaf.is_fully_addressable:
+            leaf.copy_to_host_async()
+    return jax.tree.map(_own_copy, tree)
+
+
+def _own_copy(leaf: Any) -> np.ndarray | None:
+    if jax.process_index() and (not isinstance(leaf, jax.Array) or leaf.is_fully_replicated):
+        return None
+    array = _to_host(leaf)
+    if jax.process_index():
+        return None
+    # What JAX shows of a CPU's memory is that memory itself, which the next step may write into.
+    return array.copy() if jax.default_backend() == "cpu" else array
+
+
 def paths(tree: Any) -> list[str]:
     """Paths of all leaves."""
     return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]

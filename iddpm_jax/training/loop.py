@@ -23,7 +23,7 @@ from iddpm_jax.evaluation.grids import save_png
 from iddpm_jax.processes import SharedFlag, Watch, everywhere, place
 from iddpm_jax.training import loss_scale, sharding
 from iddpm_jax.training import metrics as mt
-from iddpm_jax.training.checkpoints import Checkpoints
+from iddpm_jax.training.checkpoints import Checkpoints, RunIdentity
 from iddpm_jax.training.divergence import Divergence
 from iddpm_jax.training.interrupt import StopRequest
 from iddpm_jax.training.pace import Pace
@@ -41,7 +41,8 @@ class NonFiniteError(UsageError):
 class Training:
     """Everything that a run needs, built and checked, with nothing compiled yet."""
 
-    config: dict[str, Any]  # Kept inside every checkpoint.
+    config: dict[str, Any]  # What config.json has.
+    identity: RunIdentity  # Kept inside every checkpoint.
     diffusion: dm.GaussianDiffusion | dm.ContinuousDiffusion
     model: nn.Module
     optimizer: optax.GradientTransformation
@@ -87,6 +88,7 @@ def train(
       NonFiniteError: after `run.max_nonfinite_steps` skipped steps in a row. The last good
         state is saved.
       CheckpointError: there are checkpoints, and none is sound; or one cannot be written.
+      DataChangedError: the images are not those of the checkpoint.
       DataError: images cannot be used, or not be read. The state of the last step is saved.
       UsageError: the memory does not suffice.
     """
@@ -97,7 +99,7 @@ def train(
         # Entered before what saves and so left after it: a signal must not end that.
         stop = stack.enter_context(StopRequest(progress.note, workdir / "checkpoints"))
         watch = stack.enter_context(Watch(workdir, peer_timeout))
-        checkpoints = Checkpoints(workdir, run.keep_checkpoints)
+        checkpoints = Checkpoints(workdir, run.keep_checkpoints, run.identity)
         stack.callback(checkpoints.close)
         stack.enter_context(explain_out_of_memory(_less_memory(run)))
         state = _restore_or_init(run, workdir, checkpoints, progress, parameter_table)
@@ -186,6 +188,7 @@ class _Steps:
                 self._fetch(state, step)
             pace.follow(state.step)
             progress.advance(step)
+            self.checkpoints.check()
             stopping = stop_together.ask(self.stop.requested)
             saving = step % run.checkpoint_every == 0 or last or stopping
             logging = step % run.log_every == 0 or last
@@ -205,6 +208,7 @@ class _Steps:
             if run.sample_every and (step % run.sample_every == 0 or last):
                 with progress.paused():
                     self._draw(state, step)
+        self.checkpoints.wait()
         return state
 
     def _fetch(self, state: TrainState, step: int) -> None:
@@ -219,7 +223,7 @@ class _Steps:
 
     def _save(self, state: TrainState) -> None:
         self.watch.at(int(state.step), "saving")
-        self.checkpoints.save(state, self.batches.position, self.run.config)
+        self.checkpoints.save(state, self.batches.position)
 
     def _stopped(self, step: int, last: bool) -> None:
         self.checkpoints.wait()

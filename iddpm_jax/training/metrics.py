@@ -3,20 +3,23 @@
 Axis letters: B batch, T diffusion steps.
 """
 
-import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from clu.metrics import Average
 
+from iddpm_jax.errors import UsageError
+from iddpm_jax.evaluation.files import open_regular, write_atomically
+
 Metrics = dict[str, Average]
 
 _QUARTILES = 4
+_LONGEST_ROW = 2**20  # Bytes.
 
 
 def loss_metrics(
@@ -74,7 +77,12 @@ class MetricWriter:
 
         path = workdir / "metrics.jsonl"
         _drop_rows_after(path, start_step)
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            descriptor = open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UsageError(f"the log {path} cannot be written: {reason}") from error
+        self._file = os.fdopen(descriptor, "a", encoding="utf-8")
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
 
     def scalars(self, step: int, values: Mapping[str, float], timing: Mapping[str, float]) -> None:
@@ -111,13 +119,32 @@ class NoWriter:
 
 def _drop_rows_after(path: pathlib.Path, step: int) -> None:
     """Removes rows of later steps, and a last row that was cut off, in one atomic move."""
-    if not path.exists():
+    rows = list(read_rows(path))
+    kept = [row for row, of_step in rows if of_step is not None and of_step <= step]
+    if len(kept) < len(rows) or not all(row.endswith(b"\n") for row in kept):
+        write_atomically(path, b"".join(row.rstrip(b"\n") + b"\n" for row in kept))
+
+
+def read_rows(path: pathlib.Path) -> Iterator[tuple[bytes, int | None]]:
+    """Yields the lines of a log, and the step of each or None where it is no row of a log.
+
+    Raises:
+      UsageError: it is there and cannot be read.
+    """
+    if not os.path.lexists(path):
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-    scratch = path.with_suffix(".jsonl.tmp")
-    scratch.write_text("".join(kept), encoding="utf-8")
-    os.replace(scratch, path)
+    try:
+        with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
+            while line := file.readline(_LONGEST_ROW):
+                yield line, _step_of_row(line)
+    except OSError as error:
+        raise UsageError(f"the log {path} cannot be read: {error.strerror or error}") from error
+
+
+def _step_of_row(line: bytes) -> int | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    step = row.get("step") if isinstance(row, dict) else None
+    return step if type(step) is int else None

@@ -21,6 +21,7 @@ def test_read_json_reads_what_write_json_wrote(tmp_path):
         (b"", "it is no JSON"),
         (b"[" * 100_000, "it is nested too deeply"),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "it is nested too deeply"),
+        (b"[" * 65 + b"]" * 65, "it is nested too deeply"),
         (b"1" * 5000, "it is no JSON"),  # Python refuses to read a number of so many digits.
         (b'"\xff"', "it is no text"),
         (b" " * (files.LARGEST_TEXT + 1), "it has more than 16,777,216 bytes"),

@@ -112,8 +112,8 @@ def test_sampling_needs_the_same_memory_for_any_number_of_steps():
 def test_saving_on_eight_devices_compiles_nothing(tmp_path):
     state = tiny.run_steps(1, devices=DEVICES)
     jax.clear_caches()  # Of what another test has saved.
-    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints = Checkpoints(tmp_path, keep=1, run=tiny.RUN)
     with tiny.compilations() as compilations:
-        checkpoints.save(state, {}, {})
+        checkpoints.save(state, {})
         checkpoints.close()
     assert compilations == []

@@ -117,13 +117,13 @@ def test_checkpoint_of_float16_without_a_scale_begins_with_the_first_one(tmp_pat
     """As the version before wrote them, which could import and sample in float16 but not train."""
     old = _train("float16", 2)
     metrics = {k: v for k, v in old.metrics.items() if k != "log2_loss_scale"}
-    checkpoints = ck.Checkpoints(tmp_path, keep=1)
-    checkpoints.save(old.replace(log2_loss_scale=None, metrics=metrics), {}, {})
+    checkpoints = ck.Checkpoints(tmp_path, keep=1, run=tiny.RUN)
+    checkpoints.save(old.replace(log2_loss_scale=None, metrics=metrics), {})
     run = _run()
     parts = (run.diffusion, run.model, run.optimizer, run.timestep_sampler)
     _, abstract = make_init(*parts, tiny.mesh(1))
     checkpoints.close()
-    checkpoints = ck.Checkpoints(tmp_path, keep=1)
+    checkpoints = ck.Checkpoints(tmp_path, keep=1, run=tiny.RUN)
     state, _ = checkpoints.restore_newest(abstract)
     checkpoints.close()
     assert float(state.log2_loss_scale) == 20

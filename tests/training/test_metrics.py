@@ -1,9 +1,11 @@
 import json
+import os
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from iddpm_jax.errors import UsageError
 from iddpm_jax.training import metrics as mt
 
 
@@ -44,3 +46,19 @@ def test_metric_writer_drops_rows_of_steps_that_will_be_taken_again(tmp_path):
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert rows == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 1.0}]
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/full")])
+def test_metric_writer_writes_a_regular_file_only(tmp_path, make):
+    make(tmp_path / "metrics.jsonl")
+    with pytest.raises(UsageError, match=r"the log .*metrics.jsonl cannot be read: .*regular file"):
+        mt.MetricWriter(tmp_path, 0)
+
+
+def test_read_rows_passes_over_what_is_no_row(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    assert list(mt.read_rows(file)) == []
+    file.write_bytes(b'{"step": 1}\n[]\n\xff\n{"step": "2"}\n' + b"[" * 9000 + b'\n{"step": 3}')
+    assert [step for _, step in mt.read_rows(file)] == [1, None, None, None, None, 3]
+    mt.MetricWriter(tmp_path, 3).close()
+    assert file.read_bytes() == b'{"step": 1}\n{"step": 3}\n'

@@ -1,0 +1,77 @@
+"""Which run a checkpoint is of, and whether that is the one at hand."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from iddpm_jax.errors import UsageError
+from iddpm_jax.training.workdir import as_json, differences, flatten
+
+
+class DataChangedError(UsageError):
+    """The images are not those that the run was trained on so far."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunIdentity:
+    """What a run's checkpoints carry, so that those of another one are not taken for its own.
+
+    Attributes:
+      config: the resolved configuration, nested dicts of plain values.
+      class_names: names of the classes in the order of their labels; None where they are not
+        known, as of imported weights: then they are not compared.
+      fingerprint: what tells versions of the data apart; "" where it is not known.
+      may_change: dotted keys of the configuration in which a run that is continued may differ.
+      defaults: the default configuration, whose values one of an older version has for the keys
+        that it lacks.
+      data_may_change: whether to continue with other data than those of the checkpoint.
+    """
+
+    config: Mapping[str, Any]
+    class_names: tuple[str, ...] | None = None
+    fingerprint: str = ""
+    may_change: frozenset[str] = frozenset()
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    data_may_change: bool = False
+
+    def as_meta(self) -> dict[str, Any]:
+        """What a checkpoint records."""
+        names = None if self.class_names is None else list(self.class_names)
+        return {"config": self.config, "class_names": names, "fingerprint": self.fingerprint}
+
+    def difference(self, meta: Mapping[str, Any]) -> str:
+        """How the run of a checkpoint differs from this one, in one line; "" if it does not."""
+        known = flatten(as_json(self.defaults))
+        lines = differences(
+            known | flatten(meta["config"]),
+            known | flatten(as_json(self.config)),
+            self.may_change,
+            ("it has", "config.json has"),
+        )
+        if lines:
+            more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
+            return f"{'; '.join(lines[:3])}{more}"
+        return self._difference_of_names(meta["class_names"])
+
+    def _difference_of_names(self, saved: list[str] | None) -> str:
+        if saved is None or self.class_names is None or tuple(saved) == self.class_names:
+            return ""
+        advice = "restore labels.json, or the names in the checkpoint's meta/metadata to it"
+        if not self.class_names:
+            return f"it has names of {len(saved)} classes, labels.json is missing; {advice}"
+        pairs = zip(saved, self.class_names, strict=False)
+        changed = [i for i, (before, now) in enumerate(pairs) if before != now]
+        if changed:
+            i = changed[0]
+            return f"class {i} is {saved[i]!r}, labels.json has {self.class_names[i]!r}; {advice}"
+        return f"it has {len(saved)} classes, labels.json {len(self.class_names)}; {advice}"
+
+    def data_difference(self, meta: Mapping[str, Any]) -> str:
+        """What to say where the data are not those of a checkpoint; "" where they are."""
+        before, now = meta["fingerprint"], self.fingerprint
+        if not before or not now or before == now:
+            return ""
+        return (
+            "the images are not those that the run was trained on so far: files were added, "
+            f"removed or renamed (fingerprint {before} in the checkpoint, {now} now)"
+        )
