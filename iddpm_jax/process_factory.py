@@ -2,6 +2,7 @@
 
 import ml_collections
 import numpy as np
+from absl import logging
 
 from iddpm_jax import diffusion as dm
 from iddpm_jax import own_code, own_parts
@@ -104,6 +105,12 @@ def build_diffusion(
         keep = _kept_timesteps(betas, respacing) if respacing else None
     else:
         keep = respacing
+    if keep is not None and c.predict_xstart and c.learn_sigma:
+        logging.warning(
+            "diffusion.predict_xstart=True with learn_sigma=True: on respaced timesteps ancestral "
+            "sampling (ddpm) has far too large a variance near the data, in the reference, too; "
+            "sample with ddim (eta=1 for noise), or with all timesteps"
+        )
     return dm.make_diffusion(
         betas,
         mean_type=dm.MeanType.X_START if c.predict_xstart else dm.MeanType.EPSILON,

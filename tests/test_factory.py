@@ -136,6 +136,20 @@ def test_build_source_takes_a_folder_that_was_moved_and_a_split_chosen_later(tmp
         factory.build_source(tiny.config(), test_percent=5.0)
 
 
+def test_build_diffusion_warns_of_a_learned_variance_of_x_start_that_is_respaced(caplog):
+    changes = {"diffusion.predict_xstart": True}
+    for config, respacing, warns in (
+        (_changed(changes), "ddim5", True),
+        (_changed(changes), np.array([0, 4, 9]), True),
+        (_changed(changes), "", False),
+        (_changed({}), "ddim5", False),
+        (_changed(changes | {"diffusion.learn_sigma": False}), "ddim5", False),
+    ):
+        caplog.clear()
+        factory.build_diffusion(config, respacing)
+        assert ("far too large a variance" in caplog.text) == warns
+
+
 def test_check_config_names_an_unknown_key():
     config = digits.get_config()
     with config.unlocked():

@@ -43,8 +43,8 @@ def timestep_embedding(timesteps: jax.Array, dim: int, max_period: float = 10_00
       float32 `[B, dim]`: cosines, then sines.
     """
     half = dim // 2
-    # Frequencies are constants. Rounded once, on the host: an error in their last bit is
-    # multiplied by timesteps of up to 1000.
+    # Frequencies are constants, and an error in their last bit is multiplied by timesteps of
+    # up to thousands. Exponents are float32, as the reference's, and exp is rounded once.
     exponents = np.float32(-math.log(max_period)) * np.arange(half, dtype=np.float32) / half
     frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
     angles = timesteps.astype(jnp.float32)[:, None] * frequencies

@@ -31,6 +31,28 @@ def test_model_timestep_is_nan_outside(d):
     np.testing.assert_array_equal(dm.model_timestep(d, jnp.arange(STEPS)), np.arange(STEPS))
 
 
+def test_learned_range_is_not_clipped_so_that_respacing_enlarges_what_lies_outside():
+    betas = dm.beta_schedule("cosine", 1000)
+    types = TYPES | {"mean_type": "x_start", "var_type": "learned_range"}
+    full = dm.make_diffusion(betas, **types)
+    kept = dm.space_timesteps(1000, "250")
+    respaced = dm.make_diffusion(betas, **types, keep_timesteps=kept)
+
+    def at(d, t):
+        smallest, largest = d.posterior_variance[t], d.betas[t]
+        return smallest, largest, smallest + (0.05 * d.posterior_mean_coef1[t]) ** 2
+
+    smallest, largest, best = at(full, kept[1])
+    fraction = jnp.log(best / smallest) / jnp.log(largest / smallest)
+    x, t = jnp.zeros((1, 1, 1, 1)), jnp.array([1])
+    output = jnp.concatenate([x, x + 2 * fraction - 1], axis=-1)
+    variance = dm.p_mean_variance_from_output(respaced, output, x, t).variance.item()
+    # What the reference gives as well: docs/parity.md quotes these.
+    assert [float(fraction), variance] == pytest.approx([5.16, 0.413], rel=0.02)
+    _, largest, best = at(respaced, 1)
+    assert variance > 200 * best > 1000 * largest
+
+
 @pytest.mark.parametrize(
     "step", [dm.ddpm_step, dm.ddim_step, dm.dpm_solver_step, dm.ddim_reverse_step]
 )
