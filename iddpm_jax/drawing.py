@@ -18,6 +18,8 @@ from iddpm_jax.progress_bar import progress_bar
 from iddpm_jax.trained import TrainedModel
 
 _GRID_SAMPLES = 100
+# Settings that are paths, by which every process may call the same by another name.
+_HOST_LOCAL = frozenset({"workdir", "base_samples", "images", "base_workdir", "base"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,8 @@ def draw(drawing: Drawing, peer_timeout: float) -> ShardedSamples:
     Raises:
       UsageError: the directory holds another run, or cannot be written.
     """
+    drawn = {key: value for key, value in drawing.settings.items() if key not in _HOST_LOCAL}
+    processes.check_same_everywhere(drawn, "samples")
     processes.on_first(lambda: claim(drawing.out, drawing.settings))
     samples = ShardedSamples(drawing.out)
     if not processes.on_first(lambda: samples.complete):

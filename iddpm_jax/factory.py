@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from iddpm_jax import models, own_parts
+from iddpm_jax import models, own_parts, processes
 from iddpm_jax.configuration import MAY_CHANGE, identity
-from iddpm_jax.data import Source, describe, in_memory, make_batches
+from iddpm_jax.data import Source, describe, facts_of, in_memory, make_batches
 from iddpm_jax.data_factory import (
     build_source,
     build_standardization,
@@ -259,6 +259,7 @@ def build_training(config: ml_collections.ConfigDict, class_names: Sequence[str]
     sharding.check_batch_size(c.batch_size, c.microbatch, mesh)
     # What the data are comes first: the network's sizes follow from it. Decoding them comes last.
     source = open_data(config, "", class_names)
+    processes.check_same_everywhere(facts_of(source), "data")
     model, diffusion = build_model(config), build_process(config)
     source = in_memory(source, config.data.cache_mb)
     if jax.process_index() == 0:

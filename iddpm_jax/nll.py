@@ -56,6 +56,7 @@ def main() -> None:
     import jax
 
     from iddpm_jax import compilation_cache, processes, trained
+    from iddpm_jax.data import facts_of
     from iddpm_jax.evaluation.bound import make_bound, summarise
     from iddpm_jax.evaluation.generation import batch_size_for
     from iddpm_jax.evaluation.image_batches import image_batches, spread_indices
@@ -74,6 +75,7 @@ def main() -> None:
     indices = spread_indices(len(source), _NUM.value)
     size = batch_size_for(len(indices), _BATCH.value, mesh)
     settings = {**_settings(model, len(indices), size), "images": source.fingerprint}
+    processes.check_same_everywhere({"step": model.step, **facts_of(source)}, "model or data")
     out = pathlib.Path(_OUT.value or _default_out(settings)).absolute()
     compilation_cache.enable(pathlib.Path(_WORKDIR.value).absolute().parent)
     processes.on_first(lambda: claim(out, settings, "settings.json"))

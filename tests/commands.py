@@ -1,10 +1,12 @@
 """Running the project's commands in processes of their own."""
 
+import atexit
 import os
 import pathlib
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from tests.conftest import CACHE, ROOT
 
@@ -50,20 +52,30 @@ def train(workdir: pathlib.Path, *flags: str) -> subprocess.CompletedProcess:
 
 
 def start_together(
-    arguments: list[str], processes: int, devices: int, logs: pathlib.Path
+    arguments: list[str],
+    processes: int,
+    devices: int,
+    logs: pathlib.Path,
+    of_last: Sequence[str] = (),
 ) -> list[subprocess.Popen]:
-    """Starts one command as several processes, which print into files in the folder `logs`."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    """Starts one command as several processes, which print into files in the folder `logs`.
+
+    `of_last` are flags that only the last one gets.
+    """
+    held = socket.socket()  # Bound as long as the tests run, so that nobody else gets the port.
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    atexit.register(held.close)
+    address = f"127.0.0.1:{held.getsockname()[1]}"
     started = []
     logs.mkdir(parents=True)
     for number in range(processes):
+        own = of_last if number == processes - 1 else ()
         where = [f"--coordinator_address={address}", f"--num_processes={processes}"]
         with (logs / f"{number}.log").open("w") as log:
             started.append(
                 subprocess.Popen(
-                    [sys.executable, *arguments, *where, f"--process_id={number}"],
+                    [sys.executable, *arguments, *where, f"--process_id={number}", *own],
                     cwd=ROOT,
                     env=environment(devices),
                     stdout=log,

@@ -4,7 +4,7 @@ from iddpm_jax.data.description import describe, hints
 from iddpm_jax.data.open import in_memory, load_source, open_source
 from iddpm_jax.data.options import DataOptions
 from iddpm_jax.data.pipeline import BatchIterator, make_batches
-from iddpm_jax.data.sources import InMemorySource, Source, digits_source
+from iddpm_jax.data.sources import InMemorySource, Source, digits_source, facts_of
 
 __all__ = [
     "BatchIterator",
@@ -13,6 +13,7 @@ __all__ = [
     "Source",
     "describe",
     "digits_source",
+    "facts_of",
     "hints",
     "in_memory",
     "load_source",

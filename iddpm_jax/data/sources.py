@@ -39,6 +39,15 @@ class Source(Protocol):
         ...
 
 
+def facts_of(source: "Source") -> dict[str, str | int | list[str]]:
+    """What has to be the same for all processes of a run, wherever each has the data."""
+    return {
+        "fingerprint": source.fingerprint,
+        "number of images": len(source),
+        "classes": list(source.class_names),
+    }
+
+
 def fingerprint_of(parts: Iterable[str]) -> str:
     """A digest of some texts, in their order; 32 hexadecimal digits."""
     digest = hashlib.sha256()

@@ -8,11 +8,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from iddpm_jax.errors import UsageError
-
-
-class PeerError(UsageError):
-    """Another process could not do its part."""
+from iddpm_jax.processes.roll_call import PeerError
 
 
 def on_first(call: Callable[[], object]) -> int:

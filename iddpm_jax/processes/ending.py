@@ -2,10 +2,12 @@
 
 import os
 import sys
+import threading
 from typing import NoReturn
 
-import jax
-from jax.experimental import multihost_utils
+from iddpm_jax.processes import run
+
+_ending = threading.Lock()  # Taken once, by whoever says why this process ends.
 
 
 def fail(message: object) -> NoReturn:
@@ -13,20 +15,24 @@ def fail(message: object) -> NoReturn:
 
     A process of several does not wait for the others, which may never come.
     """
-    if jax.process_count() == 1:
+    if run.count() == 1:
         sys.exit(f"error: {message}")
-    print(f"error: process {jax.process_index()}: {message}", file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    os._exit(1)
+    _end(f"process {run.process()}: {message}")
+
+
+def end_now(me: int, complaint: str) -> NoReturn:
+    """Ends process `me`, from any of its threads, because of what others did."""
+    _end(f"process {me} ends: {complaint}. The same command continues")
 
 
 def tell(line: str) -> None:
     """Prints a line, once for all processes."""
-    if jax.process_index() == 0:
+    if run.process() == 0:
         print(line, flush=True)
 
 
-def finish() -> None:
-    """Waits until all processes have come to their end."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("the end")
+def _end(line: str) -> NoReturn:
+    _ending.acquire()
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(1)

@@ -20,8 +20,16 @@ from typing import NamedTuple
 import jax
 from jax.experimental import multihost_utils
 
+from iddpm_jax.processes.comparison import check_same_directory
+from iddpm_jax.processes.ending import end_now
+
 _SILENCE = 0.1  # Longest time without any sign of life, as a share of the timeout.
 _DONE, _FAILED = "done", "failed"
+
+
+def silence(timeout: float) -> float:
+    """Seconds without a sign of life after which a `Watch` of that timeout ends the run."""
+    return _SILENCE * timeout
 
 
 class Sign(NamedTuple):
@@ -46,7 +54,7 @@ class Ledger:
 
     def __init__(self, me: int, timeout: float):
         self._me, self._timeout = me, timeout
-        self._silence = _SILENCE * timeout
+        self._silence = silence(timeout)
         self._signs: dict[int, Sign] = {}
         self._heard: dict[int, float] = {}  # When a process's sign last changed,
         self._moved: dict[int, float] = {}  # and when the step or work in it did.
@@ -91,7 +99,8 @@ class Ledger:
 class Watch:
     """While entered, ends this process with exit status 1 when another is gone or hangs.
 
-    Every process has to enter it at the same time, and say with `at` how far it is. A process
+    Every process has to enter it at the same time, which raises PeerError where the directory is
+    not the same one for all, and say with `at` how far it is. A process
     alone is not watched, nor is any with `timeout` 0.
 
     Args:
@@ -105,7 +114,7 @@ class Watch:
         self._active = jax.process_count() > 1 and timeout > 0
         self._me = jax.process_index()
         self._ledger = Ledger(self._me, timeout)
-        self._interval = _SILENCE * timeout / 6
+        self._interval = silence(timeout) / 6
         self._sign = Sign(socket.gethostname(), os.getpid(), 0, 0, "starting", 0)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -115,6 +124,7 @@ class Watch:
         self._sign = self._sign._replace(place=self._sign.place + 1, step=step, doing=doing)
 
     def __enter__(self) -> "Watch":
+        check_same_directory(self._directory.parent)
         if self._active:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._tell()
@@ -149,11 +159,9 @@ class Watch:
             self._tell()
             complaint = self._listen()
             if complaint is not None:
-                line = f"error: process {self._me} ends: {complaint}. The same command continues"
-                print(line, file=sys.stderr, flush=True)
                 self._sign = self._sign._replace(ended=_FAILED)
                 self._tell()
-                os._exit(1)
+                end_now(self._me, complaint)
 
     def _tell(self) -> None:
         # In place: a reader of a half-written file reads again, and another host's view of a file
