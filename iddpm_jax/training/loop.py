@@ -271,6 +271,8 @@ class _Steps:
         """Draws samples, on the first process alone: if that fails, the others do not hang."""
         rates = self.run.ema_rates
         self.watch.at(step, "sampling")
+        # A drawing that ends the process, for want of memory, must not come again and again.
+        self.checkpoints.wait()
         decay = str(rates[0]) if rates else "none"
         path = self.workdir / "samples" / f"step_{step:08d}_ema_{decay}.png"
         try:

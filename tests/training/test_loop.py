@@ -220,6 +220,8 @@ def test_train_draws_the_average_that_is_named_first(tmp_path):
 
     def draw(params):
         drawn.append(params)
+        # What was learned is on disk, whatever drawing does to the process.
+        assert (tmp_path / "checkpoints" / str(STEPS)).is_dir()
         return np.zeros((4, 4, 3), np.uint8)
 
     run = _changed(_run(sample_every=STEPS, ema_rate=(0.9, 0.5)), draw_samples=draw)
