@@ -55,6 +55,8 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0, upp
 
 
 def main() -> None:
+    if not _SPLIT.value.strip():
+        raise UsageError("--split is empty: name a part of the data, such as test or train")
     load_recorded(pathlib.Path(_WORKDIR.value))  # Refused before JAX is imported.
 
     import numpy as np

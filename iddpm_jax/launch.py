@@ -1,6 +1,7 @@
 """Flags by which processes find each other, and joining them."""
 
 import hashlib
+import math
 import os
 import pathlib
 from typing import Any
@@ -9,6 +10,8 @@ from absl import flags
 
 from iddpm_jax.cli.flag_errors import PathParser
 from iddpm_jax.errors import UsageError
+
+_LONGEST = 10**6  # Seconds, eleven days.
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address",
@@ -26,6 +29,7 @@ _START = flags.DEFINE_float(
     300.0,
     "Seconds that a process waits for process 0 to be there, and process 0 for all others.",
     lower_bound=0,
+    upper_bound=_LONGEST,
 )
 _TIMEOUT = flags.DEFINE_float(
     "peer_timeout",
@@ -33,6 +37,7 @@ _TIMEOUT = flags.DEFINE_float(
     "Seconds after which a process that makes no step ends all of them, as does one that is frozen "
     "after a tenth of that; 0: never. One that is gone ends them in a few seconds.",
     lower_bound=0,
+    upper_bound=_LONGEST,
 )
 
 # What may differ between the hosts of a run: where a host has the data, and how it reads them.
@@ -54,6 +59,9 @@ def join() -> None:
       UsageError: the flags are wrong, the others do not come, or were started with other flags,
         another configuration or other code.
     """
+    for flag in (_START, _TIMEOUT):
+        if math.isnan(flag.value):
+            raise UsageError(f"--{flag.name}=nan: give a number of seconds")
     place = _given_place() if _is_given() else _found_place()
     if place is None:
         return

@@ -19,6 +19,7 @@ from iddpm_jax import launch
 from iddpm_jax.cli import command
 from iddpm_jax.cli.flag_errors import define_path
 from iddpm_jax.config.recipes import load_recorded
+from iddpm_jax.errors import UsageError
 
 if TYPE_CHECKING:
     from iddpm_jax import trained
@@ -51,6 +52,8 @@ _OUT = define_path("out", "Directory to write; default: inside the work director
 
 
 def main() -> None:
+    if not _SPLIT.value.strip():
+        raise UsageError("--split is empty: name a part of the data, such as test or train")
     load_recorded(pathlib.Path(_WORKDIR.value))  # Refused before JAX is imported.
 
     import jax

@@ -22,7 +22,9 @@ from iddpm_jax.errors import UsageError
 if TYPE_CHECKING:
     from iddpm_jax import pictures, trained
 
-_NUM = flags.DEFINE_integer("num_samples", 64, "Number of samples.", lower_bound=1)
+_NUM = flags.DEFINE_integer(
+    "num_samples", 64, "Number of samples.", lower_bound=1, upper_bound=2**31 - 1
+)
 _STEPS = flags.DEFINE_integer(
     "show_steps",
     0,
@@ -49,6 +51,7 @@ _INTERPOLATE = flags.DEFINE_list(
 
 
 def main() -> None:
+    _check_lists()
     load_recorded(pathlib.Path(common.WORKDIR.value))  # Refused before JAX is imported.
 
     from iddpm_jax import compilation_cache, pictures, processes, trained
@@ -135,6 +138,18 @@ def _pictures_alone(options: pictures.Options, settings: dict) -> None:
     for path, error in zip(_INVERT.value, errors, strict=True):
         print(f"{path}: root mean square error {error:.2f} of 255")
     print(f"originals and reconstructions: {options.out / 'inversion.png'}")
+
+
+def _check_lists() -> None:
+    """UsageError for an empty --invert, or an --interpolate that is not two seeds."""
+    if _INVERT.value is not None and not all(_INVERT.value or [""]):
+        raise UsageError("--invert is empty: name image files")
+    if _INTERPOLATE.value is None:
+        return
+    seeds = [int(text) if text.isdecimal() else -1 for text in _INTERPOLATE.value]
+    if len(seeds) != 2 or not all(0 <= seed < 2**32 for seed in seeds):
+        given = ",".join(_INTERPOLATE.value)
+        raise UsageError(f"--interpolate={given}: give two seeds from 0 to {2**32 - 1}, as in 0,1")
 
 
 run = command(main, required=["workdir"], continues=True)

@@ -40,7 +40,9 @@ EMA = flags.DEFINE_string("ema", "", "Rate of the averaged parameters, or none; 
 SEED = flags.DEFINE_integer(
     "seed", 0, "Seed; sample i depends on it and on i alone.", lower_bound=0, upper_bound=2**32 - 1
 )
-BATCH = flags.DEFINE_integer("batch_size", 64, "Samples drawn at a time.", lower_bound=1)
+BATCH = flags.DEFINE_integer(
+    "batch_size", 64, "Samples drawn at a time.", lower_bound=1, upper_bound=2**31 - 1
+)
 OUT = define_path("out", "Directory to write; default: inside the work directory.")
 PNG = flags.DEFINE_bool("png", False, "Also write one PNG for each sample.")
 TRUST_CODE = flags.DEFINE_bool(

@@ -37,7 +37,11 @@ _SAMPLES = define_path(
 _IMAGES = define_path("images", "Folder or archive of small images.")
 _BASE = define_path("base_workdir", "Work directory of a model that draws small images: a cascade.")
 _NUM = flags.DEFINE_integer(
-    "num_samples", 0, "Number of images; 0: all there are, 64 of a cascade.", lower_bound=0
+    "num_samples",
+    0,
+    "Number of images; 0: all there are, 64 of a cascade.",
+    lower_bound=0,
+    upper_bound=2**31 - 1,
 )
 _NOISE = flags.DEFINE_float(
     "low_res_noise",

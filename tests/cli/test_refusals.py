@@ -36,12 +36,15 @@ def _python(*arguments: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedPr
         ("train --config=digits --workdir=W --config.train.seeed=1", "did you mean train.seed"),
         ("train --config=digits --workdir=W -config.train.seeed=1", "did you mean train.seed"),
         (
-            "sample --workdir=W --num_samples=0",
-            "=0: give a whole number of at least 1",
+            "sample --workdir=W --show_steps=-1",
+            "=-1: give a whole number of at least 0",
         ),
         ("sample --workdir=W --seed=-1", "--seed=-1: give a whole number from 0 to 4294967295"),
         ("sample --workdir=W --sampler=x", "--sampler=x: give one of ddpm, ddim, dpm-solver++"),
         ("sample --workdir=W --png=perhaps", "--png=perhaps: give true or false"),
+        ("sample --workdir=W --num_samples=99999999999", "a whole number from 1 to 2147483647"),
+        ("sample --workdir=W --peer_timeout=inf", "=inf: give a number from 0 to 1000000"),
+        ("sample --workdir=W --start_timeout=-1", "=-1: give a number from 0 to 1000000"),
         ("sample --wrokdir=W", "there is no flag --wrokdir; is --workdir meant?"),
         ("sample --workdir=W more", "'more' is not a flag"),
         ("sample --workdir", "Missing value for flag --workdir"),
@@ -56,6 +59,24 @@ def test_flags_that_are_wrong_are_one_line(line, message):
     assert message in result.stderr
     assert result.stderr.splitlines()[1:] == ["See --help"]
     assert result.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("sample --invert=", "--invert is empty: name image files"),
+        ("sample --interpolate=", "--interpolate=: give two seeds"),
+        ("sample --interpolate=-1,2", "--interpolate=-1,2: give two seeds from 0 to 4294967295"),
+        ("nll --split=", "--split is empty: name a part of the data"),
+        ("dp_respacing --split=", "--split is empty: name a part of the data"),
+    ],
+)
+def test_lists_and_names_that_are_empty_are_refused(line, message):
+    command, flag = line.split(" ")
+    result = _python("-m", f"iddpm_jax.{command}", "--workdir=W", flag)
+    assert result.stderr.startswith(f"error: {message}")
+    assert len(result.stderr.splitlines()) == 1
+    assert result.returncode == 1
 
 
 _REFUSES_WITHOUT_JAX = """
