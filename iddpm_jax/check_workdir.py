@@ -23,6 +23,10 @@ def main() -> None:
     workdir = pathlib.Path(_WORKDIR.value)
     if not workdir.is_dir():
         raise UsageError(f"{workdir} is not a directory")
+    if not any((workdir / name).exists() for name in ("config.json", "checkpoints")):
+        raise UsageError(
+            f"{workdir} is not a work directory: it has neither a config.json nor checkpoints"
+        )
     damaged = 0
     for what, problem in findings(workdir):
         print(f"{what}: {problem or 'sound'}", flush=True)

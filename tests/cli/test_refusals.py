@@ -126,6 +126,8 @@ def test_iddpm_names_its_commands_and_runs_them():
     assert wrong.returncode == 2
     refused = _python("-m", "iddpm_jax", "check-workdir", "--workdir=nowhere")
     assert refused.stderr == "error: nowhere is not a directory\n"
+    refused = _python("-m", "iddpm_jax", "check_workdir", "--workdir=docs")
+    assert refused.stderr.startswith("error: docs is not a work directory: it has neither")
 
 
 def test_a_bug_keeps_its_traceback_and_a_refusal_has_one_if_asked(tmp_path):
