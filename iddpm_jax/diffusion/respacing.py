@@ -9,6 +9,10 @@ import numpy as np
 
 from iddpm_jax.errors import UsageError
 
+# All that a respacing may be called; `logsnrN` needs the schedule, `dpN` a search, and others read
+# these two.
+SPACINGS = "ddimN, exactN, linspaceN, leadingN, trailingN, logsnrN or dpN"
+
 
 def space_timesteps(num_timesteps: int, spec: str | Sequence[int]) -> np.ndarray:
     """Chooses which of `num_timesteps` steps to keep.
@@ -20,8 +24,9 @@ def space_timesteps(num_timesteps: int, spec: str | Sequence[int]) -> np.ndarray
         steps. `"ddim25"`: every s-th step from 0, s being the integer that gives exactly
         25 (Song et al. 2021); the last timesteps are then left out. `"exact25"` or
         `"linspace25"`: 25 steps from the first to the last, evenly spaced and rounded, for any
-        number up to T. `"leading25"` and `"trailing25"`: those of diffusers (Lin et al. 2024,
-        table 2), every T // 25 steps from the first on, and every T / 25 back from the last.
+        number up to T. `"leading25"` and `"trailing25"`: those of diffusers' DDPM and DDIM
+        schedulers (Lin et al. 2024, table 2; its others space otherwise), every T // 25 steps
+        from the first on, and every T / 25 back from the last.
 
     Returns:
       The kept timesteps, sorted, int64 `[K]`.
@@ -56,8 +61,8 @@ def _section_counts(spec: str | Sequence[int]) -> list[int]:
         counts = [int(part) for part in parts]
     except ValueError:
         raise UsageError(
-            f"respacing {spec!r} cannot be read: give a number ('250'), "
-            "numbers per section ('10,15,20'), 'ddimN' or 'exactN'"
+            f"respacing {spec!r} cannot be read: give a number ('250'), numbers per section "
+            f"('10,15,20') or, with a number for N, {SPACINGS}"
         ) from None
     if not counts or min(counts) < 0:
         raise UsageError(f"respacing {spec!r}: section counts must not be empty or negative")
@@ -80,7 +85,9 @@ def _count_after(prefix: str, spec: str) -> int:
     try:
         return int(spec.removeprefix(prefix))
     except ValueError:
-        raise UsageError(f"respacing {spec!r} cannot be read: {prefix!r} needs a number") from None
+        raise UsageError(
+            f"respacing {spec!r} cannot be read: {prefix!r} needs a number, as in {prefix}25"
+        ) from None
 
 
 def _strided(num_timesteps: int, spec: str, wanted: int) -> np.ndarray:

@@ -50,7 +50,14 @@ def test_space_timesteps_knows_the_spacings_of_diffusers(steps, spec, kept):
         (10, "11", r"'11'.*has 10 of the 10 timesteps and cannot keep 11"),
         (10, "6,6", r"section 0 of 2 has 5 of the 10 timesteps and cannot keep 6"),
         (10, "ten", r"'ten' cannot be read"),
-        (10, "ddimx", r"'ddimx' cannot be read"),
+        (
+            10,
+            "karras5",
+            "'karras5' cannot be read: give a number .* ddimN, exactN, linspaceN, leadingN, "
+            "trailingN, logsnrN or dpN",
+        ),
+        (10, "ddimx", r"'ddimx' cannot be read: 'ddim' needs a number, as in ddim25"),
+        (10, "linspace", r"'linspace' needs a number, as in linspace25"),
         (10, "", r"'' cannot be read"),
         (10, "exact11", r"'exact11'.*11 of 10 timesteps; from 2 to 10"),
         (10, "exact1", r"'exact1'.*1 of 10 timesteps; from 2 to 10"),
