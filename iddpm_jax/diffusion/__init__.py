@@ -26,7 +26,7 @@ from iddpm_jax.diffusion.gaussian import (
     q_posterior_mean_variance,
     q_sample,
 )
-from iddpm_jax.diffusion.likelihood import bpd_loop, prior_bpd
+from iddpm_jax.diffusion.likelihood import bpd_loop, bpd_terms, prior_bpd
 from iddpm_jax.diffusion.losses import (
     discretized_gaussian_log_likelihood,
     mean_flat,
@@ -97,6 +97,7 @@ __all__ = [
     "beta_schedule",
     "beta_schedule_names",
     "bpd_loop",
+    "bpd_terms",
     "check_searchable",
     "ddim_reverse_step",
     "ddim_step",

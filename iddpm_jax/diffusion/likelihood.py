@@ -52,11 +52,43 @@ def bpd_loop(
     Raises:
       UsageError: not exactly one of `key` and `noises` is given.
     """
+    timesteps = jnp.arange(d.num_timesteps - 1, -1, -1, dtype=jnp.int32)
+    terms = bpd_terms(
+        d, model_fn, x_start, timesteps, key, noises=noises, clip_denoised=clip_denoised
+    )
+    prior = prior_bpd(d, x_start)
+    return {"total_bpd": terms["vb"].sum(axis=1) + prior, "prior_bpd": prior, **terms}
+
+
+def bpd_terms(
+    d: GaussianDiffusion,
+    model_fn: ModelFn,
+    x_start: jax.Array,
+    timesteps: jax.Array,
+    key: jax.Array | None = None,
+    *,
+    noises: jax.Array | None = None,
+    clip_denoised: bool = True,
+) -> dict[str, jax.Array]:
+    """The terms of the bound at some timesteps, as one `lax.scan` over these.
+
+    A term does not depend on which others are computed with it, nor on their order.
+
+    Args:
+      timesteps: int32 `[K]`.
+      noises: instead of a key, the noise itself, `[K, B, H, W, C]`.
+      model_fn, x_start, key, clip_denoised: as for `bpd_loop`.
+
+    Returns:
+      `vb`, `xstart_mse` and `mse` of `bpd_loop`, `[B, K]`, a column for each timestep.
+
+    Raises:
+      UsageError: not exactly one of `key` and `noises` is given.
+    """
     if (key is None) == (noises is None):
-        raise UsageError("bpd_loop needs a key or the noises, and not both")
+        raise UsageError("the bound needs a key or the noises, and not both")
     batch = x_start.shape[0]
     keys = None if key is None else per_sample_keys(key, batch)
-    timesteps = jnp.arange(d.num_timesteps - 1, -1, -1, dtype=jnp.int32)
 
     def one_timestep(_, inputs):
         t_scalar, noise = inputs
@@ -70,12 +102,5 @@ def bpd_loop(
         return None, (vb, xstart_mse, mean_flat(jnp.square(eps - noise)))
 
     _, columns = jax.lax.scan(one_timestep, None, (timesteps, noises))
-    vb, xstart_mse, mse = (column.T for column in columns)
-    prior = prior_bpd(d, x_start)
-    return {
-        "total_bpd": vb.sum(axis=1) + prior,
-        "prior_bpd": prior,
-        "vb": vb,
-        "xstart_mse": xstart_mse,
-        "mse": mse,
-    }
+    names = ("vb", "xstart_mse", "mse")
+    return {name: column.T for name, column in zip(names, columns, strict=True)}

@@ -20,6 +20,9 @@ from iddpm_jax.processes import place
 
 _TERMS = ("vb", "mse", "xstart_mse")
 
+# A scan is cut into so many parts at most, between which progress is shown.
+_MAX_PARTS = 10
+
 
 def make_bound(
     d: dm.GaussianDiffusion,
@@ -30,17 +33,18 @@ def make_bound(
     seed: int,
     clip_denoised: bool = True,
     low_res: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
-) -> Callable[[ImageBatch], dict[str, np.ndarray]]:
-    """Builds a function from a batch to its part of the bound, one compiled scan over t.
+) -> Callable[..., dict[str, np.ndarray]]:
+    """Builds a function from a batch to its part of the bound, a compiled scan over t in parts.
 
     An image's noise depends on the seed and the image's number alone, not on its batch. For a
     super-resolution model, whose bound is that of an image given its smaller version, `low_res`
     makes that from images `[B, H, W, C]` and keys `[B]`.
 
     Returns:
-      A function to float64 arrays: `total` and `prior` `[b]` and `decoder` `[b]` of the b
-      images that count, in bits per dimension, and the sums over them of `vb`, `mse` and
-      `xstart_mse` `[T]`, t = T-1 first.
+      A function of a batch and, if it is wanted, of what to call after each part of the scan
+      with its share of the whole. It returns float64 arrays: `total` and `prior` `[b]` and
+      `decoder` `[b]` of the b images that count, in bits per dimension, and the sums over them
+      of `vb`, `mse` and `xstart_mse` `[T]`, t = T-1 first.
     """
     rows = NamedSharding(mesh, PartitionSpec("data"))
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -49,7 +53,7 @@ def make_bound(
     # The process and the seed are arguments, not constants, so that another of the same size
     # finds the program in the compilation cache.
     @functools.partial(jax.jit, out_shardings=everywhere)
-    def bound(params, d, seed, indices, images, labels):
+    def terms(params, d, seed, indices, images, labels, timesteps):
         keys = dm.stream_keys(seed, dm.Stream.NLL_NOISE, indices)
         small = None
         if low_res is not None:
@@ -58,23 +62,46 @@ def make_bound(
         def model_fn(x_t, timestep):
             return model.apply({"params": params}, x_t, timestep, y=labels, low_res=small)
 
-        return dm.bpd_loop(d, model_fn, images, keys, clip_denoised=clip_denoised)
+        return dm.bpd_terms(d, model_fn, images, timesteps, keys, clip_denoised=clip_denoised)
 
-    def evaluate(batch: ImageBatch) -> dict[str, np.ndarray]:
+    prior = jax.jit(dm.prior_bpd, out_shardings=everywhere)
+    parts = timestep_parts(d.num_timesteps)
+
+    def evaluate(
+        batch: ImageBatch, on_part: Callable[[float], object] = lambda share: None
+    ) -> dict[str, np.ndarray]:
         labels = batch.labels if model.num_classes else None
         inputs = place((batch.indices, batch.images, labels), rows)
-        result = {
-            name: np.asarray(value, np.float64)[batch.valid]
-            for name, value in jax.device_get(bound(params, d, np.uint32(seed), *inputs)).items()
+        found: dict[str, list[np.ndarray]] = {name: [] for name in _TERMS}
+        for timesteps in parts:
+            part = jax.device_get(terms(params, d, np.uint32(seed), *inputs, timesteps))
+            for name, values in part.items():
+                found[name].append(values)
+            on_part(1 / len(parts))
+        columns = {
+            # The last part is filled up with the last timestep.
+            name: np.concatenate(values, axis=1, dtype=np.float64)[batch.valid, : d.num_timesteps]
+            for name, values in found.items()
         }
+        at_prior = np.asarray(jax.device_get(prior(d, inputs[1])), np.float64)[batch.valid]
         return {
-            "total": result["total_bpd"],
-            "prior": result["prior_bpd"],
-            "decoder": result["vb"][:, -1],
-            **{name: result[name].sum(axis=0) for name in _TERMS},
+            "total": columns["vb"].sum(axis=1) + at_prior,
+            "prior": at_prior,
+            "decoder": columns["vb"][:, -1],
+            **{name: columns[name].sum(axis=0) for name in _TERMS},
         }
 
     return evaluate
+
+
+def timestep_parts(num_timesteps: int) -> np.ndarray:
+    """All timesteps from the last to 0, in up to ten parts of one size, int32 `[parts, K]`.
+
+    One size, so that one program serves all; what the last part lacks are more zeros.
+    """
+    size = -(-num_timesteps // _MAX_PARTS)
+    timesteps = np.arange(num_timesteps - 1, -1, -1, dtype=np.int32)
+    return np.pad(timesteps, (0, -num_timesteps % size)).reshape(-1, size)
 
 
 class BoundSummary(NamedTuple):
@@ -93,6 +120,17 @@ class BoundSummary(NamedTuple):
     decoder_bpd: float
     num_images: int
     terms: dict[str, np.ndarray]
+
+
+def check_part(part: Mapping[str, np.ndarray], count: int, num_timesteps: int) -> None:
+    """UsageError unless `part` is that of at most `count` images of a bound."""
+    valid = len(part["total"]) if np.ndim(part.get("total")) == 1 else count + 1
+    shapes = dict.fromkeys(("total", "prior", "decoder"), (valid,))
+    shapes |= dict.fromkeys(_TERMS, (num_timesteps,))
+    for name, shape in shapes.items():
+        value = part.get(name)
+        if valid > count or value is None or (value.shape, value.dtype) != (shape, np.float64):
+            raise UsageError(f"{name} is not that of a bound of {num_timesteps} terms")
 
 
 def summarise(parts: Iterable[Mapping[str, np.ndarray]]) -> BoundSummary:

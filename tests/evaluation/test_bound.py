@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from iddpm_jax import diffusion as dm
-from iddpm_jax.evaluation.bound import make_bound, summarise
+from iddpm_jax.errors import UsageError
+from iddpm_jax.evaluation.bound import check_part, make_bound, summarise, timestep_parts
 from iddpm_jax.evaluation.image_batches import image_batches
 from tests import tiny
 
@@ -75,9 +76,61 @@ def test_bound_compiles_once_for_all_batches(parts):
 
     bound = make_bound(d, Network(), params, tiny.mesh(1), seed=3)
     batches = list(image_batches(load, np.arange(COUNT), 4))
-    bound(batches[0])
+    shares = []
+    bound(batches[0], shares.append)
+    assert shares == pytest.approx([0.1] * 10)  # So often it says that it is alive.
     before = len(traced)
     assert before
     for batch in batches[1:]:
         bound(batch)
     assert len(traced) == before
+
+
+@pytest.mark.parametrize(("steps", "shape"), [(1000, (10, 100)), (997, (10, 100)), (7, (7, 1))])
+def test_timestep_parts_are_all_timesteps_in_parts_of_one_size(steps, shape):
+    parts = timestep_parts(steps)
+    assert (parts.shape, parts.dtype) == (shape, np.int32)
+    assert parts.ravel()[:steps].tolist() == list(range(steps))[::-1]
+    assert not parts.ravel()[steps:].any()
+
+
+def test_bound_is_the_same_where_the_last_part_is_filled_up(parts):
+    """Eleven steps go in six parts of two."""
+    _, model, params, load = parts
+    betas = dm.beta_schedule("cosine", 11)
+    kinds = {"mean_type": "epsilon", "var_type": "learned_range", "loss_type": "rescaled_mse"}
+    d = dm.make_diffusion(betas, **kinds)
+    batch = next(image_batches(load, np.arange(4), 4))
+    shares = []
+    part = make_bound(d, model, params, tiny.mesh(1), seed=3)(batch, shares.append)
+    assert len(shares) == 6
+    check_part(part, 4, 11)
+    keys = dm.stream_keys(3, dm.Stream.NLL_NOISE, batch.indices)
+
+    @jax.jit
+    def whole(images, keys):
+        model_fn = lambda x, t: model.apply({"params": params}, x, t, y=batch.labels)  # noqa: E731
+        return dm.bpd_loop(d, model_fn, images, keys)
+
+    terms = whole(batch.images, keys)
+    np.testing.assert_allclose(part["total"], terms["total_bpd"], rtol=1e-6)
+    np.testing.assert_allclose(part["vb"], np.sum(terms["vb"], axis=0), rtol=1e-6)
+    assert part["vb"].shape == (11,)
+
+
+def test_check_part_refuses_other_arrays(parts):
+    part = dict.fromkeys(("total", "prior", "decoder"), np.zeros(3))
+    part |= dict.fromkeys(("vb", "mse", "xstart_mse"), np.zeros(10))
+    check_part(part, 4, 10)
+    wrong = (
+        {"total": np.zeros(5), "prior": np.zeros(5), "decoder": np.zeros(5)},
+        {"prior": np.zeros(2)},
+        {"vb": np.zeros(11)},
+        {"vb": np.zeros(10, np.float32)},
+        {"total": np.zeros((3, 1))},
+    )
+    for change in wrong:
+        with pytest.raises(UsageError, match="is not that of a bound of 10 terms"):
+            check_part(part | change, 4, 10)
+    with pytest.raises(UsageError):
+        check_part({}, 4, 10)
