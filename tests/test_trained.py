@@ -90,6 +90,7 @@ def test_super_resolve_compiles_nothing_the_second_time(model):
     enlarging = dataclasses.replace(
         model,
         model=Enlarging(),
+        fast_model=Enlarging(),
         params=np.float32(1),
         image_shape=(8, 8, 1),
         low_res=models.LowRes(4, noise=0.1),
