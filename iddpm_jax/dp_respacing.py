@@ -10,7 +10,6 @@ bits/dim, and dynamic programming finds the cheapest path of K steps.
 from __future__ import annotations
 
 import pathlib
-import shutil
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -23,7 +22,6 @@ from iddpm_jax.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from iddpm_jax import diffusion as dm
     from iddpm_jax.evaluation.respacing_table import RespacingTable
     from iddpm_jax.evaluation.shards import Shards
 
@@ -53,22 +51,21 @@ _TEST_PERCENT = flags.DEFINE_float(
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0, upper_bound=2**32 - 1)
 
+_RECORD = "settings.json"
+_MEND = "move it away"
+
 
 def main() -> None:
     if not _SPLIT.value.strip():
         raise UsageError("--split is empty: name a part of the data, such as test or train")
     load_recorded(pathlib.Path(_WORKDIR.value))  # Refused before JAX is imported.
 
-    import numpy as np
-
     from iddpm_jax import compilation_cache, trained
     from iddpm_jax import diffusion as dm
     from iddpm_jax.evaluation.generation import batch_size_for
-    from iddpm_jax.evaluation.image_batches import image_batches, spread_indices
-    from iddpm_jax.evaluation.respacing_table import RespacingTable, save_table
-    from iddpm_jax.evaluation.shards import Shards, claim
-    from iddpm_jax.evaluation.transition_costs import make_measure
-    from iddpm_jax.progress_bar import progress_bar
+    from iddpm_jax.evaluation.image_batches import spread_indices
+    from iddpm_jax.evaluation.shards import Shards
+    from iddpm_jax.output_directory import drop_other, model_digest, own, remove_own
     from iddpm_jax.training import sharding
 
     model = trained.load(_WORKDIR.value, _EMA.value, trust_code=_TRUST.value)
@@ -86,40 +83,59 @@ def main() -> None:
     compilation_cache.enable(workdir.parent)
     scratch = workdir / "dp_respacing"
     settings = {
+        "model": model_digest(model),
         "step": model.step,
         "ema": model.ema,
         "split": _SPLIT.value,
         "images": source.fingerprint,
         "num_images": len(indices),
         "candidates": d.num_timesteps,
-        "batch_size": size,
         "seed": _SEED.value,
     }
-    try:
-        claim(scratch, settings, "settings.json")
-    except ValueError:  # What is left of another search.
-        shutil.rmtree(scratch, ignore_errors=True)
-        claim(scratch, settings, "settings.json")
-    shards = Shards(scratch / "shards")
-    first = shards.count()
-    if first:
-        print(f"continuing after {first} finished batches of {size}")
-    betas = model.betas if candidates is None else dm.respaced_betas(model.betas, candidates)
+    drop_other(scratch, settings, _RECORD, _MEND)
+    with own(scratch, settings, _RECORD, _MEND):
+        shards = Shards(scratch / "shards", len(indices))
+        betas = model.betas if candidates is None else dm.respaced_betas(model.betas, candidates)
+        _measure(model, d, betas, source, mesh, indices, size, shards)
+        path, table = _search(shards, d.num_timesteps, candidates, model, workdir)
+        remove_own(scratch, _RECORD)
+    _report(path, table, model.betas.size)
+
+
+def _measure(model, d, betas, source, mesh, indices, size: int, shards: Shards) -> None:
+    """Measures the images that are missing in the shards."""
+    import numpy as np
+
+    from iddpm_jax.evaluation.image_batches import image_batches
+    from iddpm_jax.evaluation.transition_costs import make_measure
+    from iddpm_jax.progress_bar import progress_bar
+
+    total, done = len(indices), shards.done()
+    if done:
+        print(f"continuing after {done:,} finished images")
     measure = make_measure(d, betas, model, mesh, _SEED.value)
-    batches = image_batches(source.batch, indices, size, first)
-    total_steps = -(-len(indices) // size) * d.num_timesteps
-    with progress_bar(total_steps, first * d.num_timesteps, "timesteps") as bar:
-        for number, batch in enumerate(batches, start=first):
+    batches = image_batches(source.batch, indices, size, done)
+    steps = -(-(total - done) // size) * d.num_timesteps
+    with progress_bar(steps, 0, "timesteps") as bar:
+        for start, batch in zip(range(done, total, size), batches, strict=True):
             costs = measure(batch, bar.update)._asdict()
-            shards.write(number, {**costs, "count": np.float64(batch.count)})
-    total = _mean(shards)
-    bounds, kept = dm.best_timesteps(total, d.num_timesteps)
+            count = min(size, total - start)
+            shards.write(start, count, {**costs, "count": np.float64(batch.count)})
+
+
+def _search(shards: Shards, num_timesteps: int, candidates, model, workdir: pathlib.Path):
+    """The best timesteps for what was measured, and the file that they are in."""
+    import numpy as np
+
+    from iddpm_jax import diffusion as dm
+    from iddpm_jax.evaluation.respacing_table import RespacingTable, save_table
+    from iddpm_jax.evaluation.transition_costs import mean_costs
+
+    bounds, kept = dm.best_timesteps(mean_costs(shards, num_timesteps), num_timesteps)
     if candidates is not None:
         kept = np.where(kept >= 0, candidates[kept], -1)
     table = RespacingTable(bounds, kept, np.int64(model.step), np.str_(model.ema))
-    path = save_table(workdir, table)
-    shutil.rmtree(scratch)
-    _report(path, table, model.betas.size)
+    return save_table(workdir, table), table
 
 
 def _candidates(num_timesteps: int) -> np.ndarray | None:
@@ -129,19 +145,6 @@ def _candidates(num_timesteps: int) -> np.ndarray | None:
     if num_timesteps <= _CANDIDATES.value:
         return None
     return dm.space_timesteps(num_timesteps, f"exact{_CANDIDATES.value}")
-
-
-def _mean(shards: Shards) -> dm.Costs:
-    """The costs of all batches, per image that counted."""
-    from iddpm_jax import diffusion as dm
-
-    sums: dict[str, np.ndarray] = {}
-    for part in shards.read():
-        sums = {name: sums.get(name, 0.0) + value for name, value in part.items()}
-    count = sums.pop("count")
-    if not count:
-        raise UsageError("there was no image that can be used")
-    return dm.Costs(**{name: value / count for name, value in sums.items()})
 
 
 def _report(path: pathlib.Path, table: RespacingTable, num_timesteps: int) -> None:

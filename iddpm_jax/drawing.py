@@ -11,15 +11,14 @@ import jax
 import numpy as np
 
 from iddpm_jax import processes
+from iddpm_jax.evaluation.files import refusing_disk_errors, safe_file_name
 from iddpm_jax.evaluation.generation import Generator, draw_batches
 from iddpm_jax.evaluation.grids import class_grid, save_png
-from iddpm_jax.evaluation.shards import ShardedSamples, claim
+from iddpm_jax.evaluation.shards import ShardedSamples
 from iddpm_jax.progress_bar import progress_bar
 from iddpm_jax.trained import TrainedModel
 
 _GRID_SAMPLES = 100
-# Settings that are paths, by which every process may call the same by another name.
-_HOST_LOCAL = frozenset({"workdir", "base_samples", "images", "base_workdir", "base"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +27,11 @@ class Drawing:
 
     Attributes:
       model, generator: what draws.
-      settings: what is drawn, as from `sampling_flags.settings`: kept in the directory, so that
-        another run cannot mix with it.
-      out: the directory.
+      settings: what the samples depend on, as from `sampling_flags.settings`.
+      out: the directory, which this run owns (`output_directory.own`).
       label_of: sample numbers `[B]` to labels int32 `[B]`, or None.
+      batch_size: samples drawn at a time, a multiple of the devices.
+      png: whether to write a file for each sample, too.
       low_res_of: sample numbers `[B]` to the input of a super-resolution model, `[B, h, w, C]`.
       grid: the first samples, uint8 `[N, H, W, C]`, and their labels to a picture; by default
         with a row for each class.
@@ -42,31 +42,45 @@ class Drawing:
     settings: Mapping[str, Any]
     out: pathlib.Path
     label_of: Callable[[np.ndarray], np.ndarray | None]
+    batch_size: int
+    png: bool = False
     low_res_of: Callable[[np.ndarray], np.ndarray | None] = lambda indices: None
     grid: Callable[[np.ndarray, np.ndarray | None], np.ndarray] | None = None
 
 
-def draw(drawing: Drawing, peer_timeout: float) -> ShardedSamples:
+def draw(drawing: Drawing, peer_timeout: float) -> pathlib.Path:
     """Draws what is missing of `samples.npz`, `grid.png` and, if they are wanted, single files.
 
+    Returns:
+      The path of `samples.npz`.
+
     Raises:
-      UsageError: the directory holds another run, or cannot be written.
+      UsageError: what is there is damaged, or the directory cannot be written.
     """
-    drawn = {key: value for key, value in drawing.settings.items() if key not in _HOST_LOCAL}
-    processes.check_same_everywhere(drawn, "samples")
-    processes.on_first(lambda: claim(drawing.out, drawing.settings))
-    samples = ShardedSamples(drawing.out)
-    if not processes.on_first(lambda: samples.complete):
+    agreed = {**drawing.settings, "batch_size": drawing.batch_size, "png": drawing.png}
+    processes.check_same_everywhere(agreed, "samples")
+    samples = ShardedSamples(
+        drawing.out,
+        drawing.settings["num_samples"],
+        drawing.model.image_shape,
+        num_classes=drawing.model.num_classes,
+        rgb=drawing.settings["rgb"],
+    )
+    if processes.on_first(samples.complete):
+        processes.on_first(samples.remove_shards)
+    else:
         with processes.Watch(drawing.out, peer_timeout) as watch:
             _draw_missing(drawing, samples, watch)
         processes.on_first(lambda: _finish(drawing, samples))
-    return samples
+    if drawing.png:
+        processes.on_first(lambda: _write_missing_files(drawing, samples))
+    return samples.result
 
 
 def _draw_missing(drawing: Drawing, samples: ShardedSamples, watch: processes.Watch) -> None:
     """Files are written while the next batch is drawn."""
-    total, size = drawing.settings["num_samples"], drawing.settings["batch_size"]
-    first, parts = processes.on_first(samples.count), len(drawing.generator.parts())
+    total, size = drawing.settings["num_samples"], drawing.batch_size
+    done, parts = processes.on_first(samples.done), len(drawing.generator.parts())
     advanced = itertools.count()
 
     def on_part() -> None:
@@ -81,34 +95,56 @@ def _draw_missing(drawing: Drawing, samples: ShardedSamples, watch: processes.Wa
         seed=drawing.settings["seed"],
         guidance=drawing.settings["guidance"],
         batch_size=size,
-        first_batch=first,
+        first=done,
         on_part=on_part,
     )
-    if first:
-        processes.tell(f"continuing after {first} finished batches of {size}")
-    with (
-        progress_bar(total, min(first * size, total), "samples") as bar,
-        ThreadPoolExecutor(1) as writer,
-    ):
+    if done:
+        processes.tell(f"continuing after {done:,} finished samples")
+    with progress_bar(total, done, "samples") as bar, ThreadPoolExecutor(1) as writer:
         pending = None
-        for number, batch in enumerate(batches, start=first):
+        for batch in batches:
             if jax.process_index():
                 continue  # The first process has all images, and writes them.
             if pending is not None:
                 pending.result()
-            pending = writer.submit(_write_batch, drawing, samples, number, *batch)
+            pending = writer.submit(_write_batch, drawing, samples, *batch)
         if pending is not None:
             pending.result()
 
 
-def _write_batch(drawing: Drawing, samples, number: int, indices, labels, images) -> None:
+def _write_batch(drawing: Drawing, samples: ShardedSamples, indices, labels, images) -> None:
     images = jax.device_get(images)
-    if drawing.settings["png"]:
-        for i, image in enumerate(images):
-            kind = "" if labels is None else f"_{drawing.model.class_names[labels[i]]}"
-            shown = np.squeeze(image, -1) if image.shape[-1] == 1 else image
-            save_png(samples.directory / "png" / f"{indices[i]:06d}{kind}.png", shown)
-    samples.write(number, images, labels)
+    if drawing.png:
+        for path, image in zip(_files(drawing, indices, labels), images, strict=True):
+            _write_file(path, image)
+    samples.write(int(indices[0]), images, labels)
+
+
+def _write_missing_files(drawing: Drawing, samples: ShardedSamples) -> None:
+    """Writes those of a run that was first drawn without them."""
+    indices = np.arange(drawing.settings["num_samples"])
+    paths = _files(drawing, indices, drawing.label_of(indices))
+    if all(path.exists() for path in paths):
+        return
+    channels = drawing.model.image_shape[-1]  # One is there three times where RGB was wanted.
+    images = itertools.chain.from_iterable(samples.read_result(drawing.batch_size))
+    for path, image in zip(paths, images, strict=True):
+        if not path.exists():
+            _write_file(path, image[..., :channels])
+
+
+def _files(drawing: Drawing, indices: np.ndarray, labels: np.ndarray | None) -> list[pathlib.Path]:
+    """Where samples go, one by one. Names of classes may be a stranger's, and choose no path."""
+    kinds = [""] * len(indices)
+    if labels is not None:
+        kinds = [f"_{safe_file_name(drawing.model.class_names[label])}" for label in labels]
+    folder = drawing.out / "png"
+    return [folder / f"{i:06d}{kind}.png" for i, kind in zip(indices, kinds, strict=True)]
+
+
+def _write_file(path: pathlib.Path, image: np.ndarray) -> None:
+    with refusing_disk_errors(path):
+        save_png(path, np.squeeze(image, -1) if image.shape[-1] == 1 else image)
 
 
 def _finish(drawing: Drawing, samples: ShardedSamples) -> None:
@@ -125,5 +161,7 @@ def _finish(drawing: Drawing, samples: ShardedSamples) -> None:
         picture = drawing.grid(images, labels)
     else:
         picture = class_grid(images, labels, drawing.model.class_names)
-    save_png(samples.directory / "grid.png", picture)
-    samples.finish(drawing.settings["num_samples"])
+    path = drawing.out / "grid.png"
+    with refusing_disk_errors(path):
+        save_png(path, picture)
+    samples.finish()

@@ -8,7 +8,7 @@ started again.
 
 from __future__ import annotations
 
-import json
+import itertools
 import pathlib
 import re
 from typing import TYPE_CHECKING
@@ -24,7 +24,6 @@ from iddpm_jax.errors import UsageError
 if TYPE_CHECKING:
     from iddpm_jax import trained
     from iddpm_jax.diffusion import VarType
-    from iddpm_jax.evaluation.bound import BoundSummary
 
 _WORKDIR = define_path("workdir", "Work directory of the trained model.")
 _SPLIT = flags.DEFINE_string("split", "test", "Which part of the data, such as test or train.")
@@ -32,7 +31,13 @@ _NUM = flags.DEFINE_integer(
     "num_samples", 0, "Number of images, spread over the split; 0: all.", lower_bound=0
 )
 _RESPACING = flags.DEFINE_string(
-    "respacing", "", "Timesteps of the process: 250, ddim50, exact30, dp25. Empty: all."
+    "respacing",
+    "",
+    "Timesteps of the process: 250, ddim50, exact30, dp25 or any other that the sample command "
+    "takes. Empty: all.",
+)
+_FORCE = flags.DEFINE_bool(
+    "force", False, "Take timesteps (dpN) that were searched for another step or EMA."
 )
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Images at a time.", lower_bound=1)
 _EMA = flags.DEFINE_string("ema", "", "Rate of the averaged parameters, or none; default: first.")
@@ -60,15 +65,17 @@ def main() -> None:
 
     from iddpm_jax import compilation_cache, processes, trained
     from iddpm_jax.data import facts_of
-    from iddpm_jax.evaluation.bound import make_bound, summarise
+    from iddpm_jax.evaluation.bound_files import read_result, write_result
     from iddpm_jax.evaluation.generation import batch_size_for
-    from iddpm_jax.evaluation.image_batches import image_batches, spread_indices
-    from iddpm_jax.evaluation.shards import Shards, claim
-    from iddpm_jax.progress_bar import progress_bar
+    from iddpm_jax.evaluation.image_batches import spread_indices
+    from iddpm_jax.evaluation.shards import Shards
+    from iddpm_jax.output_directory import own
     from iddpm_jax.training import sharding
 
     launch.join()
-    model = trained.load(_WORKDIR.value, _EMA.value, trust_code=_TRUST.value)
+    model = trained.load(
+        _WORKDIR.value, _EMA.value, trust_code=_TRUST.value, force_respacing=_FORCE.value
+    )
     model.refuse_without_likelihood("nll")
     d = model.build_diffusion(_RESPACING.value)
     source = model.open_source(
@@ -77,69 +84,96 @@ def main() -> None:
     mesh = sharding.make_mesh()
     indices = spread_indices(len(source), _NUM.value)
     size = batch_size_for(len(indices), _BATCH.value, mesh)
-    settings = {**_settings(model, len(indices), size), "images": source.fingerprint}
-    processes.check_same_everywhere({"step": model.step, **facts_of(source)}, "model or data")
+    settings = _settings(model, len(indices), source.fingerprint)
+    agreed = {**settings, "batch_size": size, **facts_of(source)}
+    processes.check_same_everywhere(agreed, "model or data")
     out = pathlib.Path(_OUT.value or _default_out(settings)).absolute()
     compilation_cache.enable(pathlib.Path(_WORKDIR.value).absolute().parent)
-    processes.on_first(lambda: claim(out, settings, "settings.json"))
-    shards, is_first = Shards(out / "shards"), jax.process_index() == 0
-    if is_first and not d.var_type.is_learned:
-        _tell_variance(d.var_type)
-    if not processes.on_first((out / "nll.json").exists):
-        bound = make_bound(
-            d,
-            model.fast_model,
-            model.params,
-            mesh,
-            seed=_SEED.value,
-            clip_denoised=_CLIP.value,
-            low_res=model.low_res,
-        )
-        first = processes.on_first(shards.count)
-        if first:
-            processes.tell(f"continuing after {first} finished batches of {size}")
-        with (
-            processes.Watch(out, launch.peer_timeout()) as watch,
-            progress_bar(len(indices), min(first * size, len(indices)), "images") as bar,
-        ):
-            for number, batch in enumerate(
-                image_batches(source.batch, indices, size, first), start=first
-            ):
-                watch.at(number, "evaluating")
-                part = bound(batch)
-                if is_first:  # Every process has all of it.
-                    shards.write(number, part)
-                bar.update(batch.count)
-        processes.on_first(lambda: _finish(out, settings, summarise(shards.read())))
-    if is_first:
-        shards.remove()
-        _report(out, json.loads((out / "nll.json").read_text(encoding="utf-8")))
+    with own(out, settings, "settings.json"):
+        shards, is_first = Shards(out / "shards", len(indices)), jax.process_index() == 0
+        if is_first and not d.var_type.is_learned:
+            _tell_variance(d.var_type)
+        if not processes.on_first(lambda: read_result(out, settings) is not None):
+            _evaluate(model, d, source, mesh, indices, size, out, shards)
+            processes.on_first(lambda: write_result(out, settings, shards, d.num_timesteps))
+        if is_first:
+            shards.remove()
+            _report(out, read_result(out, settings))
     processes.finish()
 
 
-def _settings(model: trained.TrainedModel, num_images: int, batch_size: int) -> dict:
+def _evaluate(model, d, source, mesh, indices, size: int, out: pathlib.Path, shards) -> None:
+    """Evaluates the images that are missing in the shards."""
+    import jax
+
+    from iddpm_jax import processes
+    from iddpm_jax.evaluation.bound import make_bound
+    from iddpm_jax.evaluation.image_batches import image_batches
+    from iddpm_jax.progress_bar import progress_bar
+
+    bound = make_bound(
+        d,
+        model.fast_model,
+        model.params,
+        mesh,
+        seed=_SEED.value,
+        clip_denoised=_CLIP.value,
+        low_res=model.low_res,
+    )
+    total, done = len(indices), processes.on_first(shards.done)
+    if done:
+        processes.tell(f"continuing after {done:,} finished images")
+    advanced = itertools.count()
+    with (
+        processes.Watch(out, launch.peer_timeout()) as watch,
+        progress_bar(total, done, "images") as bar,
+    ):
+        for start, batch in zip(
+            range(done, total, size), image_batches(source.batch, indices, size, done), strict=True
+        ):
+            count = min(size, total - start)
+
+            def on_part(share: float, count: int = count) -> None:
+                bar.update(count * share)
+                # A part, not a batch: that may take longer than hosts wait for each other.
+                watch.at(next(advanced), "evaluating")
+
+            part = bound(batch, on_part)
+            if jax.process_index() == 0:  # Every process has all of it.
+                shards.write(start, count, part)
+
+
+def _settings(model: trained.TrainedModel, num_images: int, fingerprint: str) -> dict:
     """What an evaluation is: two that agree in this give the same files."""
+    from iddpm_jax.output_directory import model_digest
+
     return {
-        "workdir": str(pathlib.Path(_WORKDIR.value).absolute()),
+        "model": model_digest(model),
         "step": model.step,
         "ema": model.ema,
         "split": _SPLIT.value,
         "test_percent": _TEST_PERCENT.value,
+        "images": fingerprint,
         "num_images": num_images,
         "respacing": model.respacing_name(_RESPACING.value),
         "clip_denoised": _CLIP.value,
         "seed": _SEED.value,
-        "batch_size": batch_size,
     }
 
 
 def _default_out(settings: dict) -> pathlib.Path:
-    steps = settings["respacing"].replace(",", "-") or "all"
-    split = re.sub(r"\W+", "-", settings["split"]).strip("-")
-    if settings["test_percent"] is not None:
-        split += f"-{settings['test_percent']:g}-percent"
-    name = f"{split}_{steps}_{settings['num_images']}_seed{settings['seed']}_step{settings['step']}"
-    return pathlib.Path(settings["workdir"]) / "nll" / name
+    from iddpm_jax.output_directory import default_directory
+
+    percent = settings["test_percent"]
+    parts = (
+        re.sub(r"\W+", "-", settings["split"]).strip("-"),
+        "" if percent is None else f"{percent:g}-percent",
+        settings["respacing"] or "all",
+        settings["num_images"],
+        f"seed{settings['seed']}",
+        f"step{settings['step']}",
+    )
+    return default_directory(_WORKDIR.value, "nll", parts, settings)
 
 
 def _tell_variance(var_type: VarType) -> None:
@@ -153,21 +187,9 @@ def _tell_variance(var_type: VarType) -> None:
     )
 
 
-def _finish(out: pathlib.Path, settings: dict, summary: BoundSummary) -> None:
-    """Writes the results; `nll.json` last, which says that all are there."""
-    from iddpm_jax.evaluation.files import npz_bytes, write_atomically, write_json
-    from iddpm_jax.evaluation.plots import save_terms_plot
-
-    for name, values in summary.terms.items():
-        write_atomically(out / f"{name}_terms.npz", npz_bytes(values))
-    save_terms_plot(out / "vb_terms.png", {"vb": summary.terms["vb"]})
-    numbers = {key: value for key, value in summary._asdict().items() if key != "terms"}
-    result = {**numbers, "num_timesteps": len(summary.terms["vb"]), **settings}
-    write_json(out / "nll.json", result)
-
-
 def _report(out: pathlib.Path, result: dict) -> None:
-    error = "" if result["standard_error"] is None else f" ± {result['standard_error']:.4f}"
+    known = isinstance(result.get("standard_error"), float)
+    error = f" ± {result['standard_error']:.4f}" if known else ""
     print(
         f"{result['bits_per_dim']:.4f}{error} bits/dim: "
         f"prior {result['prior_bpd']:.4f} + KL {result['kl_bpd']:.4f} "

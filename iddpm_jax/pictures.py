@@ -10,12 +10,15 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from iddpm_jax import processes
 from iddpm_jax.data.image_files import read_exact
 from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation import trajectories
+from iddpm_jax.evaluation.files import npz_bytes, refusing_disk_errors, write_atomically
 from iddpm_jax.evaluation.generation import Generator
 from iddpm_jax.evaluation.grids import class_grid, make_grid, save_gif, save_png
 from iddpm_jax.evaluation.image_batches import one_of_each_class
+from iddpm_jax.progress_bar import progress_bar
 from iddpm_jax.trained import TrainedModel
 
 _STRIP_ROWS = 6  # Images of a strip.
@@ -50,37 +53,39 @@ class Options:
 
 def write_steps(options: Options, moments: int) -> pathlib.Path:
     """x_t and the predicted x_0 of the first samples at `moments` moments, two rows each."""
-    x_t, pred_xstart = trajectories.reverse_process(
-        options.generator,
-        moments,
-        options.labels_of(_STRIP_ROWS),
-        _STRIP_ROWS,
-        seed=options.seed,
-        guidance=options.guidance,
-        batch_size=options.batch_size,
-    )
+    labels = options.labels_of(_STRIP_ROWS)
+    x_t, pred_xstart = _reverse_process(options, moments, labels, _STRIP_ROWS)
     rows = np.stack([x_t, pred_xstart]).transpose(2, 0, 1, 3, 4, 5)
     names = [f"{name}  {row}" for name in options.names_of(_STRIP_ROWS) for row in ("x_t", "x_0")]
     return _save(options.out / "steps.png", rows, moments, names)
+
+
+def _reverse_process(options: Options, moments: int, labels: np.ndarray | None, count: int):
+    """As in `trajectories`, and shows how far it is."""
+    steps = options.generator.d.num_timesteps
+    with progress_bar(steps, 0, "steps") as bar:
+        return trajectories.reverse_process(
+            options.generator,
+            moments,
+            labels,
+            count,
+            seed=options.seed,
+            guidance=options.guidance,
+            batch_size=options.batch_size,
+            on_part=lambda share: bar.update(share * steps),
+        )
 
 
 def write_film(options: Options) -> pathlib.Path:
     """The reverse process of the first samples, as a film."""
     moments = min(_FILM_FRAMES, options.generator.d.num_timesteps)
     labels = options.labels_of(_FILM_IMAGES)
-    x_t, _ = trajectories.reverse_process(
-        options.generator,
-        moments,
-        labels,
-        _FILM_IMAGES,
-        seed=options.seed,
-        guidance=options.guidance,
-        batch_size=options.batch_size,
-    )
+    x_t, _ = _reverse_process(options, moments, labels, _FILM_IMAGES)
     frames = [class_grid(images, labels, options.model.class_names) for images in x_t]
     path = options.out / "steps.gif"
     if jax.process_index() == 0:
-        save_gif(path, frames, seconds=5)
+        with refusing_disk_errors(path):
+            save_gif(path, frames, seconds=5)
     return path
 
 
@@ -89,6 +94,7 @@ def write_forward(options: Options, data_dir: str | None = None) -> pathlib.Path
 
     `data_dir` is where the data are now, if they have moved.
     """
+    processes.tell("opening the training data, for the forward process")
     source = options.model.open_source("", data_dir=data_dir)
     shown = source.batch(one_of_each_class(source, _STRIP_ROWS))
     images, labels = shown["image"], shown["label"]
@@ -120,6 +126,11 @@ def read_images(options: Options, paths: Sequence[str]) -> np.ndarray:
         raise UsageError("--invert is for one process, not for several")
     if options.model.num_classes and options.labels is None:
         raise UsageError("--invert needs the images' --labels: the model is class-conditional")
+    if options.labels is not None and len(options.labels) > len(paths):
+        raise UsageError(
+            f"--labels has {len(options.labels)} labels for {len(paths)} images of --invert: give "
+            "one for each image, or fewer, which are taken in turn"
+        )
     return np.stack([read_exact(path, options.model.image_shape) for path in paths])
 
 
@@ -129,7 +140,9 @@ def write_inversion(options: Options, images: np.ndarray) -> np.ndarray:
     noise, back = trajectories.invert(
         options.generator, images, labels, options.guidance, options.batch_size
     )
-    np.savez(options.out / "inversion.npz", noise=noise, reconstruction=back)
+    path = options.out / "inversion.npz"
+    with refusing_disk_errors(path):
+        write_atomically(path, npz_bytes(noise=noise, reconstruction=back))
     rows = np.stack([images, back])
     _save(options.out / "inversion.png", rows, len(images), ["original", "reconstruction"])
     difference = images.astype(np.float64) - back
@@ -139,5 +152,7 @@ def write_inversion(options: Options, images: np.ndarray) -> np.ndarray:
 def _save(path: pathlib.Path, images: np.ndarray, columns: int, names: Sequence[str]):
     """Saves images `[…, H, W, C]` as a grid, in the order in which they come."""
     if jax.process_index() == 0:  # All have drawn the same.
-        save_png(path, make_grid(images.reshape(-1, *images.shape[-3:]), columns, names))
+        grid = make_grid(images.reshape(-1, *images.shape[-3:]), columns, names)
+        with refusing_disk_errors(path):
+            save_png(path, grid)
     return path

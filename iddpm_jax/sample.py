@@ -7,6 +7,7 @@ A run that was stopped continues when it is started again.
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from iddpm_jax.errors import UsageError
 
 if TYPE_CHECKING:
     from iddpm_jax import pictures, trained
+    from iddpm_jax.evaluation.generation import Generator
 
 _NUM = flags.DEFINE_integer(
     "num_samples", 64, "Number of samples.", lower_bound=1, upper_bound=2**31 - 1
@@ -57,46 +59,42 @@ def main() -> None:
     from iddpm_jax import compilation_cache, pictures, processes, trained
     from iddpm_jax.drawing import Drawing, draw
     from iddpm_jax.evaluation.generation import batch_size_for
+    from iddpm_jax.output_directory import own
 
     launch.join()
-    model = trained.load(common.WORKDIR.value, common.EMA.value, trust_code=common.TRUST_CODE.value)
+    model = trained.load(
+        common.WORKDIR.value,
+        common.EMA.value,
+        trust_code=common.TRUST_CODE.value,
+        force_respacing=common.FORCE.value,
+    )
     model.refuse_super_resolution("sample")
-    sampler = _sampler(model)
-    generator = model.generator(
-        sampler, common.RESPACING.value, common.ETA.value, common.GUIDANCE.value
-    )
-    size = batch_size_for(_NUM.value, common.BATCH.value, generator.mesh)
-    settings = common.settings(model, sampler, _NUM.value, size)
+    generator = common.generator(model, _sampler(model))
+    settings = common.settings(model, generator, _NUM.value)
     label_of = model.label_rule(settings["labels"])
-    out = pathlib.Path(common.OUT.value or _default_out(settings)).absolute()
     compilation_cache.enable(pathlib.Path(common.WORKDIR.value).absolute().parent)
-    options = pictures.Options(
-        model,
-        generator,
-        settings["labels"],
-        settings["guidance"],
-        settings["seed"],
-        out,
-        common.BATCH.value,
-    )
     if _INVERT.value or _INTERPOLATE.value:
-        _pictures_alone(options, settings)
+        _pictures_alone(model, generator, settings)
         processes.finish()
         return
     if _STEPS.value > generator.d.num_timesteps:
         raise UsageError(
             f"--show_steps={_STEPS.value} is more than {generator.d.num_timesteps} steps"
         )
-    drawing = Drawing(model, generator, settings, out, label_of)
-    samples = draw(drawing, launch.peer_timeout())
-    processes.tell(f"{settings['num_samples']:,} samples: {samples.result}")
-    processes.tell(f"grid: {out / 'grid.png'}")
-    if _STEPS.value:
-        processes.tell(f"reverse process: {pictures.write_steps(options, _STEPS.value)}")
-    if _GIF.value:
-        processes.tell(f"film: {pictures.write_film(options)}")
-    if _FORWARD.value:
-        processes.tell(f"forward process: {pictures.write_forward(options, _DATA_DIR.value)}")
+    out = pathlib.Path(common.OUT.value or common.default_out(settings)).absolute()
+    size = batch_size_for(_NUM.value, common.BATCH.value, generator.mesh)
+    drawing = Drawing(model, generator, settings, out, label_of, size, common.PNG.value)
+    with own(out, settings):
+        samples = draw(drawing, launch.peer_timeout())
+        processes.tell(f"{settings['num_samples']:,} samples: {samples}")
+        processes.tell(f"grid: {out / 'grid.png'}")
+        options = _options(model, generator, settings, out)
+        if _STEPS.value:
+            processes.tell(f"reverse process: {pictures.write_steps(options, _STEPS.value)}")
+        if _GIF.value:
+            processes.tell(f"film: {pictures.write_film(options)}")
+        if _FORWARD.value:
+            processes.tell(f"forward process: {pictures.write_forward(options, _DATA_DIR.value)}")
     processes.finish()
 
 
@@ -110,34 +108,49 @@ def _sampler(model: trained.TrainedModel) -> str:
     return sampler
 
 
-def _default_out(settings: dict) -> pathlib.Path:
-    kind = "invert_" if _INVERT.value else "interpolate_" if _INTERPOLATE.value else ""
-    return common.default_out(settings, kind)
+def _options(model, generator, settings: dict, out: pathlib.Path) -> pictures.Options:
+    from iddpm_jax import pictures
+
+    return pictures.Options(
+        model,
+        generator,
+        settings["labels"],
+        settings["guidance"],
+        common.SEED.value,
+        out,
+        common.BATCH.value,
+    )
 
 
-def _pictures_alone(options: pictures.Options, settings: dict) -> None:
+def _pictures_alone(model: trained.TrainedModel, generator: Generator, settings: dict) -> None:
     from iddpm_jax import pictures, processes
-    from iddpm_jax.evaluation.shards import claim
+    from iddpm_jax.evaluation import trajectories
+    from iddpm_jax.output_directory import digest_of, own
 
     if _INVERT.value and _INTERPOLATE.value:
         raise UsageError("--invert and --interpolate are two things; give one of them")
+    # There is one picture for each label, whose noise is not that of a sample.
+    settings = {k: v for k, v in settings.items() if k not in ("num_samples", "seed", "rgb")}
+    kind = "invert" if _INVERT.value else "interpolate"
+    options = _options(model, generator, settings, pathlib.Path())
     if _INTERPOLATE.value:
-        try:
-            first, second = map(int, _INTERPOLATE.value)
-        except ValueError:
-            given = ",".join(_INTERPOLATE.value)
-            raise UsageError(f"--interpolate={given}: give two seeds, as in 0,1") from None
-        wanted = {**settings, "interpolate": [first, second]}
-        processes.on_first(lambda: claim(options.out, wanted))
-        processes.tell(f"interpolation: {pictures.write_interpolation(options, (first, second))}")
-        return
-    # Before the directory is claimed, so that a file that cannot be read leaves nothing.
-    images = pictures.read_images(options, _INVERT.value)
-    claim(options.out, {**settings, "invert": _INVERT.value})
-    errors = pictures.write_inversion(options, images)
+        settings["interpolate"] = [int(seed) for seed in _INTERPOLATE.value]
+        trajectories.check_deterministic(generator)
+    else:
+        # Before the directory is claimed, so that a file that cannot be read leaves nothing.
+        images = pictures.read_images(options, _INVERT.value)
+        settings["invert"] = digest_of(images)
+    out = pathlib.Path(common.OUT.value or common.default_out(settings, kind)).absolute()
+    options = dataclasses.replace(options, out=out)
+    with own(out, settings):
+        if _INTERPOLATE.value:
+            path = pictures.write_interpolation(options, settings["interpolate"])
+            processes.tell(f"interpolation: {path}")
+            return
+        errors = pictures.write_inversion(options, images)
     for path, error in zip(_INVERT.value, errors, strict=True):
         print(f"{path}: root mean square error {error:.2f} of 255")
-    print(f"originals and reconstructions: {options.out / 'inversion.png'}")
+    print(f"originals and reconstructions: {out / 'inversion.png'}")
 
 
 def _check_lists() -> None:

@@ -11,7 +11,6 @@ continues when it is started again.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -70,66 +69,91 @@ def main() -> None:
         )
     load_recorded(pathlib.Path(common.WORKDIR.value))  # Refused before JAX is imported.
 
-    import numpy as np
-
     from iddpm_jax import compilation_cache, processes, trained
-    from iddpm_jax.base_samples import read_npz
     from iddpm_jax.drawing import Drawing, draw
     from iddpm_jax.evaluation.generation import batch_size_for
-    from iddpm_jax.evaluation.shards import claim
     from iddpm_jax.evaluation.super_resolution import comparison_grid
+    from iddpm_jax.output_directory import digest_of, own
 
     launch.join()
     workdir = pathlib.Path(common.WORKDIR.value).absolute()
-    model = trained.load(common.WORKDIR.value, common.EMA.value, trust_code=common.TRUST_CODE.value)
+    model = trained.load(
+        common.WORKDIR.value,
+        common.EMA.value,
+        trust_code=common.TRUST_CODE.value,
+        force_respacing=common.FORCE.value,
+    )
     if model.low_res is None:
         raise UsageError(f"{workdir} holds no super-resolution model; use iddpm_jax.sample")
     if _NOISE.value is not None:
         changed = model.low_res._replace(noise=_NOISE.value)
         model = dataclasses.replace(model, low_res=changed)
     compilation_cache.enable(workdir.parent)
-    sampler = common.SAMPLER.value or model.default_sampler
-    generator = model.generator(
-        sampler, common.RESPACING.value, common.ETA.value, common.GUIDANCE.value
-    )
-    origin = str(pathlib.Path(origins[given[0]].value).absolute())
+    generator = common.generator(model, common.SAMPLER.value or model.default_sampler)
     # What is read from files is known before, what a cascade draws goes into the directory.
-    base = None if _BASE.value else _read(model)
+    first = _load_base(model) if _BASE.value else None
+    base = None if first else _read(model)
     count = len(base.images) if base else _NUM.value or _CASCADE_SAMPLES
     size = batch_size_for(count, common.BATCH.value, generator.mesh)
-    settings = common.settings(model, sampler, count, size)
-    settings |= {"low_res_noise": model.low_res.noise, given[0]: origin}
-    if base:
-        settings["content"] = _digest(base)
-    out = pathlib.Path(common.OUT.value or common.default_out(settings, "super_")).absolute()
+    by_name = model if model.num_classes else first
+    settings = common.settings(model, generator, count, by_name)
+    settings["low_res_noise"] = model.low_res.noise
     labels = settings["labels"] if model.num_classes else None
-    if model.num_classes or not _BASE.value:
+    if model.num_classes or first is None:
         model.label_rule(settings["labels"])  # Checked before a cascade draws anything.
-    if base is None:
-        cascade = _cascade(model, out / "base", settings)
+    if first:
+        cascade = _cascade(first, settings, size)
         settings["base"] = cascade.settings
-        processes.on_first(lambda: claim(out, settings))
-        base = read_npz(str(draw(cascade, launch.peer_timeout()).result), 0, _small_shape(model))
-    if labels is None and base.labels is not None and model.num_classes:
-        model.label_rule(np.unique(base.labels))  # Checks that the model has such classes.
-        last = count - 1
-
-        def label_of(indices: np.ndarray) -> np.ndarray:
-            return base.labels[np.minimum(indices, last)]
     else:
-        model.check_low_res(base.images, labels)
-        label_of = model.label_rule(labels)
+        settings["images"] = digest_of(*base)
+        label_of = _label_rule(model, labels, base)
+    out = pathlib.Path(common.OUT.value or common.default_out(settings, "super")).absolute()
 
     def grid(images: np.ndarray, _) -> np.ndarray:
         shown = images[:_GRID_SAMPLES]
         return comparison_grid(base.images[: len(shown)], shown)
 
-    low_res_of = model.low_res_rule(base.images, settings["seed"])
-    drawing = Drawing(model, generator, settings, out, label_of, low_res_of, grid)
-    samples = draw(drawing, launch.peer_timeout())
-    processes.tell(f"{count:,} samples: {samples.result}")
+    with own(out, settings):
+        if first:
+            base = _draw_base(dataclasses.replace(cascade, out=out / "base"), model)
+            label_of = _label_rule(model, labels, base)
+        drawing = Drawing(
+            model,
+            generator,
+            settings,
+            out,
+            label_of,
+            size,
+            common.PNG.value,
+            model.low_res_rule(base.images, settings["seed"]),
+            grid,
+        )
+        samples = draw(drawing, launch.peer_timeout())
+    processes.tell(f"{count:,} samples: {samples}")
     processes.tell(f"low resolution, bilinear and result: {out / 'grid.png'}")
     processes.finish()
+
+
+def _label_rule(model: trained.TrainedModel, labels: list[int] | None, base: BaseSamples):
+    """Sample numbers to labels: those that were asked for, or those of the small images."""
+    import numpy as np
+
+    if labels is not None or base.labels is None or not model.num_classes:
+        model.check_low_res(base.images, labels)
+        return model.label_rule(labels)
+    model.label_rule(np.unique(base.labels))  # Checks that the model has such classes.
+    last = len(base.labels) - 1
+    return lambda indices: base.labels[np.minimum(indices, last)]
+
+
+def _draw_base(cascade: Drawing, model: trained.TrainedModel) -> BaseSamples:
+    from iddpm_jax.base_samples import read_npz
+    from iddpm_jax.drawing import draw
+    from iddpm_jax.output_directory import own
+
+    with own(cascade.out, cascade.settings):
+        samples = draw(cascade, launch.peer_timeout())
+    return read_npz(str(samples), 0, _small_shape(model))
 
 
 def _small_shape(model: trained.TrainedModel) -> tuple[int, int, int]:
@@ -150,34 +174,40 @@ def _read(model: trained.TrainedModel) -> BaseSamples:
     return base
 
 
-def _digest(base: BaseSamples) -> str:
-    digest = hashlib.sha256(base.images.tobytes())
-    digest.update(b"" if base.labels is None else base.labels.tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _cascade(model: trained.TrainedModel, out: pathlib.Path, wanted: dict) -> Drawing:
+def _load_base(model: trained.TrainedModel) -> trained.TrainedModel:
     """What draws the small samples of a cascade, checked against the model."""
     from iddpm_jax import trained
-    from iddpm_jax.drawing import Drawing
 
-    base = trained.load(_BASE.value, _BASE_EMA.value, trust_code=common.TRUST_CODE.value)
+    base = trained.load(
+        _BASE.value,
+        _BASE_EMA.value,
+        trust_code=common.TRUST_CODE.value,
+        force_respacing=common.FORCE.value,
+    )
     base.refuse_super_resolution("the base of a cascade")
     if base.image_shape != _small_shape(model):
         raise UsageError(
             f"--base_workdir={_BASE.value} draws images of (height, width, channels) "
             f"{base.image_shape}, but the model takes {_small_shape(model)}"
         )
-    if model.num_classes and base.num_classes != model.num_classes and wanted["labels"] is None:
+    if model.num_classes and base.num_classes != model.num_classes and not common.LABELS.value:
         raise UsageError(
             f"the base model has {base.num_classes} classes and the super-resolution model "
             f"{model.num_classes}: give --labels"
         )
+    return base
+
+
+def _cascade(base: trained.TrainedModel, wanted: dict, batch_size: int) -> Drawing:
+    """How the small samples of a cascade are drawn, in a directory that is still to be named."""
+    from iddpm_jax.drawing import Drawing
+    from iddpm_jax.output_directory import model_digest
+
     generator = base.generator(
         _BASE_SAMPLER.value, _BASE_RESPACING.value, 0.0, _BASE_GUIDANCE.value
     )
     settings = {
-        "workdir": str(pathlib.Path(_BASE.value).absolute()),
+        "model": model_digest(base),
         "step": base.step,
         "ema": base.ema,
         "num_samples": wanted["num_samples"],
@@ -185,11 +215,13 @@ def _cascade(model: trained.TrainedModel, out: pathlib.Path, wanted: dict) -> Dr
         "respacing": base.respacing_name(_BASE_RESPACING.value),
         "labels": wanted["labels"] if base.num_classes else None,
         "guidance": _BASE_GUIDANCE.value,
+        "clip_denoised": generator.clips,
         "seed": wanted["seed"],
-        "batch_size": wanted["batch_size"],
-        "png": wanted["png"],
+        "rgb": False,
     }
-    return Drawing(base, generator, settings, out, base.label_rule(settings["labels"]))
+    label_of = base.label_rule(settings["labels"])
+    place = pathlib.Path()
+    return Drawing(base, generator, settings, place, label_of, batch_size, common.PNG.value)
 
 
 run = command(main, required=["workdir"], continues=True)

@@ -277,7 +277,12 @@ def _architecture(model: Any) -> str:
 
 
 def load(
-    workdir: str, ema: str = "", *, compilation_cache: bool = True, trust_code: bool = False
+    workdir: str,
+    ema: str = "",
+    *,
+    compilation_cache: bool = True,
+    trust_code: bool = False,
+    force_respacing: bool = False,
 ) -> TrainedModel:
     """Loads the newest checkpoint of a work directory.
 
@@ -291,6 +296,7 @@ def load(
         JAX as it is.
       trust_code: import the schedule, network or data of the user's own that config.json names
         (docs/extending.md). That runs code: say so for a directory whose origin you know.
+      force_respacing: take timesteps that dp_respacing searched for another step or average.
 
     Returns:
       The model, its parameters on all devices.
@@ -326,7 +332,7 @@ def load(
     processes.check_same(step, "the checkpoint that they found")
 
     def build_diffusion(respacing: str) -> dm.GaussianDiffusion:
-        searched = searched_timesteps(path, respacing)
+        searched = searched_timesteps(path, respacing, step, ema, force=force_respacing)
         return factory.build_diffusion(config, respacing if searched is None else searched)
 
     classes = config.model.num_classes

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import iddpm_jax
+from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.bound import make_bound, summarise
+from iddpm_jax.evaluation.bound_files import read_result
 from iddpm_jax.evaluation.image_batches import image_batches
 from tests import tiny
 from tests.commands import run, train
@@ -56,11 +58,11 @@ def test_nll_continues_to_the_files_of_an_uninterrupted_run(uninterrupted, evalu
     bound = make_bound(model.build_diffusion(""), model.model, model.params, tiny.mesh(1), seed=0)
     first = bound(next(image_batches(source.batch, np.arange(297), 100)))
     (cut / "shards").mkdir()
-    np.savez(cut / "shards" / "000000.npz", **first)
-    (cut / "shards" / "000001.npz.tmp").write_bytes(b"PK")
-    result = _nll(uninterrupted, cut, "--batch_size=100")
+    np.savez(cut / "shards" / "000000000.npz", **first, items=100)
+    (cut / "shards" / ".000000100.npz.0123456789abcdef.tmp").write_bytes(b"PK")
+    result = _nll(uninterrupted, cut, "--batch_size=99")  # Which changes nothing but speed.
     assert result.returncode == 0, result.stderr
-    assert "continuing after 1 finished batches of 100" in result.stdout
+    assert "continuing after 100 finished images" in result.stdout
     found, expected = (json.loads((d / "nll.json").read_text()) for d in (cut, evaluated))
     assert found.keys() == expected.keys()
     for key, value in expected.items():
@@ -68,9 +70,20 @@ def test_nll_continues_to_the_files_of_an_uninterrupted_run(uninterrupted, evalu
         assert found[key] == same, key
 
 
+def test_nll_reads_its_result_before_it_is_reported_again(evaluated, tmp_path):
+    settings = json.loads((evaluated / "settings.json").read_text())
+    assert read_result(evaluated, settings)["num_images"] == 297
+    assert read_result(tmp_path, settings) is None
+    result = json.loads((evaluated / "nll.json").read_text())
+    for damaged in ("{", "[]", json.dumps({**result, "seed": 1}), json.dumps(settings)):
+        (tmp_path / "nll.json").write_text(damaged)
+        with pytest.raises(UsageError, match="delete it, and the images are evaluated again"):
+            read_result(tmp_path, settings)
+
+
 def test_nll_refuses_what_it_cannot_do(uninterrupted, evaluated, tmp_path):
     wrong = {
-        "holds results of another run": (evaluated, "--batch_size=50"),
+        "seed: there 0, now 1": (evaluated, "--seed=1"),
         "num_samples=298, but there are 297": (tmp_path / "a", "--num_samples=298"),
         "data.split='nowhere': digits have train, test, all": (tmp_path / "b", "--split=nowhere"),
         "python -m iddpm_jax.dp_respacing --workdir=": (tmp_path / "c", "--respacing=dp5"),

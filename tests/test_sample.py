@@ -54,11 +54,12 @@ def test_sample_continues_to_the_file_of_an_uninterrupted_run(uninterrupted, tmp
     (cut / "shards").mkdir()
     for number in range(2):
         part = slice(4 * number, 4 * number + 4)
-        np.savez(cut / "shards" / f"{number:06d}.npz", images=images[part], labels=labels[part])
-    (cut / "shards" / "000002.npz.tmp").write_bytes(b"PK")
+        arrays = {"images": images[part], "labels": labels[part], "items": 4}
+        np.savez(cut / "shards" / f"{4 * number:09d}.npz", **arrays)
+    (cut / "shards" / ".000000008.npz.0123456789abcdef.tmp").write_bytes(b"PK")
     result = _sample(uninterrupted, cut, *flags)
     assert result.returncode == 0, result.stderr
-    assert "continuing after 2 finished batches of 4" in result.stdout
+    assert "continuing after 8 finished samples" in result.stdout
     for name in ("samples.npz", "grid.png"):
         assert (whole / name).read_bytes() == (cut / name).read_bytes()
 
@@ -67,19 +68,19 @@ def test_sample_continues_to_the_file_of_an_uninterrupted_run(uninterrupted, tmp
     ("flags", "message"),
     [
         (["--labels=3,10"], "labels [10] are outside the model's 10 classes, 0 to 9"),
-        (["--labels=cat"], "--labels=cat: give numbers"),
+        (["--labels=3,cat"], "--labels=cat: the model has no class of that name; it has 0, 1"),
         (["--labels=99", "--interpolate=0,1"], "labels [99] are outside the model's 10 classes"),
         (["--respacing=ddim7"], "'ddim7': no integer stride over 10"),
         (["--respacing=logsnr11"], "cannot keep 11 of 10"),
         (["--eta=0.5"], "eta=0.5 is an option of ddim"),
         (["--ema=0.5"], "ema='0.5'"),
-        (["--sampler=plms"], "should be one of"),
-        (["--num_samples=0"], "num_samples"),
+        (["--sampler=plms"], "--sampler=plms: give one of"),
+        (["--num_samples=0"], "--num_samples=0: give a whole number"),
     ],
 )
 def test_sample_refuses_bad_flags_in_one_line(uninterrupted, tmp_path, flags, message):
     result = _sample(uninterrupted, tmp_path / "out", *flags)
-    assert result.returncode == 1
+    assert result.returncode == (2 if "See --help" in result.stderr else 1)
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "out").exists()
@@ -87,12 +88,15 @@ def test_sample_refuses_bad_flags_in_one_line(uninterrupted, tmp_path, flags, me
 
 def test_sample_overwrites_no_other_run(uninterrupted, tmp_path):
     out = tmp_path / "out"
-    flags = ("--num_samples=2", "--respacing=exact2")
+    flags = ("--num_samples=2", "--respacing=exact2", "--rgb")
     assert _sample(uninterrupted, out, *flags).returncode == 0
     before = (out / "samples.npz").read_bytes()
-    result = _sample(uninterrupted, out, *flags, "--seed=1")
+    with np.load(out / "samples.npz") as samples:
+        assert samples["arr_0"].shape == (2, 8, 8, 3)
+    result = _sample(uninterrupted, out, *flags, "--seed=1", "--noclip_denoised")
     assert result.returncode == 1
     assert "seed: there 0, now 1" in result.stderr
+    assert "clip_denoised: there True, now False" in result.stderr
     assert (out / "samples.npz").read_bytes() == before
 
 
@@ -187,6 +191,7 @@ def test_sample_inverts_and_interpolates(uninterrupted, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--invert={image}", "--labels=1,2"], "--labels has 2 labels for 1 images"),
         (["--invert={image}"], "needs the images' --labels"),
         (["--invert={image}", "--labels=1"], "is 9 x 8, the model needs 8 x 8"),
         (["--invert={text}", "--labels=1"], "cannot be read as an image"),

@@ -107,6 +107,7 @@ class Generator:
       mesh: devices to run on.
       standardization: of the images that the model was trained on.
       x_T_stream, noise_stream: where x_T and the noise of the steps come from.
+      clip_denoised: clip the predicted x_0 to [-1, 1]; None: unless images are standardised.
     """
 
     d: dm.GaussianDiffusion
@@ -120,6 +121,7 @@ class Generator:
     standardization: Standardization = UNCHANGED
     x_T_stream: dm.Stream = dm.Stream.X_T  # noqa: N815
     noise_stream: dm.Stream = dm.Stream.SAMPLING_NOISE
+    clip_denoised: bool | None = None
 
     def __post_init__(self):
         if self.sampler not in SAMPLERS:
@@ -130,6 +132,12 @@ class Generator:
             raise UsageError(f"eta={self.eta} is an option of ddim, not of {self.sampler}")
         if not 0 <= self.eta <= 1:
             raise UsageError(f"eta={self.eta} must be in [0, 1]")
+
+    @property
+    def clips(self) -> bool:
+        """Whether the predicted x_0 is clipped to [-1, 1]."""
+        by_default = self.standardization.clip_denoised
+        return by_default if self.clip_denoised is None else self.clip_denoised
 
     def parts(self, count: int = 0) -> list[np.ndarray]:
         """The timesteps in the order they are taken, cut into `count` parts.
@@ -209,7 +217,7 @@ class Generator:
 
     def _compiled_for(self, step: Callable) -> dict[str, Any]:
         """What `_advance` is compiled for, besides shapes."""
-        options = {"clip_denoised": self.standardization.clip_denoised}
+        options = {"clip_denoised": self.clips}
         options |= {"eta": self.eta} if step is dm.ddim_step else {}
         network = _Network(self.model, self.null_label, self.image_shape[-1])
         return {"network": network, "step": step, "options": tuple(options.items())}
@@ -231,7 +239,7 @@ def draw_batches(
     seed: int,
     guidance: float,
     batch_size: int,
-    first_batch: int = 0,
+    first: int = 0,
     on_part: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None, jax.Array]]:
     """Yields (indices, labels, uint8 images) batch by batch, the last one cut to size.
@@ -242,11 +250,11 @@ def draw_batches(
       x_T_of: sample numbers `[B]` to what to start from `[B, H, W, C]`; None for their own noise.
       batch_size: a multiple of the devices. The last batch is filled up with samples that
         are thrown away, so that nothing compiles twice.
-      first_batch: number of the batch to begin with.
+      first: number of the sample to begin with.
       on_part: called after every part of a trajectory is done.
     """
     draw = generator.compile()
-    for start in range(first_batch * batch_size, num_samples, batch_size):
+    for start in range(first, num_samples, batch_size):
         indices = np.arange(start, start + batch_size)
         labels = label_of(indices)
         given = {"x_T": x_T_of(indices), "low_res": low_res_of(indices)}

@@ -81,15 +81,15 @@ def _first_of_each_class(source: Any, wanted: int) -> dict[int, int]:
 
 
 def image_batches(
-    load: Load, indices: np.ndarray, batch_size: int, first_batch: int = 0
+    load: Load, indices: np.ndarray, batch_size: int, first: int = 0
 ) -> Iterator[ImageBatch]:
-    """Yields batches of the images `indices`, from batch number `first_batch` on.
+    """Yields batches of the images `indices`, from the one at `indices[first]` on.
 
     Args:
       load: indices to a dict of `image` uint8 `[B, H, W, C]`, `label` `[B]` and, where bad
         images are possible, `sound` bool `[B]`: whether each is the one that was asked for.
     """
-    for start in range(first_batch * batch_size, len(indices), batch_size):
+    for start in range(first, len(indices), batch_size):
         part = indices[start : start + batch_size]
         filled = np.append(part, np.repeat(part[-1:], batch_size - len(part)))
         batch = load(filled)

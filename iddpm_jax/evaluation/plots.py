@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from iddpm_jax.evaluation.files import replacing
+
 
 def save_terms_plot(path: pathlib.Path, terms: Mapping[str, np.ndarray]) -> None:
     """The terms of the bound over t, both axes logarithmic (IDDPM, figure 2).
@@ -49,6 +51,5 @@ def _figure():
 
 
 def _save(figure, path: pathlib.Path) -> None:
-    scratch = path.with_name("." + path.name)
-    figure.savefig(scratch, metadata={"Software": None})
-    scratch.replace(path)
+    with replacing(path) as file:
+        figure.savefig(file, format=path.suffix[1:], metadata={"Software": None})

@@ -1,17 +1,16 @@
 """Many samples on disk: shards while they are drawn, one npz at the end.
 
-    DIR/sampling.json     what is being drawn; another run cannot mix with it
-    DIR/shards/000000.npz finished batches, until everything is there
-    DIR/samples.npz       arr_0 uint8 [N, H, W, C], arr_1 int64 [N] where there are labels:
-                          what OpenAI's evaluator reads
+    DIR/sampling.json        what is being drawn; another run cannot mix with it
+    DIR/shards/000000000.npz finished parts, named by their first sample, until all are there
+    DIR/samples.npz          arr_0 uint8 [N, H, W, C], arr_1 int64 [N] where there are labels:
+                             what OpenAI's evaluator reads
 
 Memory does not grow with N.
 """
 
 import json
-import os
 import pathlib
-import shutil
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,141 +18,260 @@ from typing import Any
 import numpy as np
 
 from iddpm_jax.errors import UsageError
-from iddpm_jax.evaluation.files import npz_bytes, write_atomically, write_json
+from iddpm_jax.evaluation.files import (
+    npz_bytes,
+    read_json,
+    refusing_disk_errors,
+    remove_scratch,
+    replacing,
+    write_atomically,
+    write_json,
+)
+from iddpm_jax.evaluation.npz import (
+    ArrayKind,
+    DamagedError,
+    check_npz,
+    read_npz,
+    read_rows,
+    write_array,
+)
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # The same bytes whenever a file is written.
+_OURS = frozenset({".lock", ".processes"})  # What may be there before the record is.
+_SHARD = re.compile(r"\d{9,}\.npz")
+
+
+def check_claim(
+    directory: pathlib.Path,
+    settings: Mapping[str, Any],
+    record: str = "sampling.json",
+    mend: str = "choose another --out",
+) -> None:
+    """UsageError if `directory` holds another run than that of these settings, or other files."""
+    file = directory / record
+    if file.exists() or file.is_symlink():
+        before = read_record(file, mend)
+        changed = different(before, settings)
+        if changed:
+            raise UsageError(
+                f"{directory} holds results of another run:\n  "
+                + "\n  ".join(changed)
+                + f"\n{mend}"
+            )
+    elif directory.is_dir() and {path.name for path in directory.iterdir()} - _OURS:
+        raise UsageError(f"{directory} holds other files; {mend}")
 
 
 def claim(
-    directory: pathlib.Path, settings: Mapping[str, Any], record: str = "sampling.json"
+    directory: pathlib.Path,
+    settings: Mapping[str, Any],
+    record: str = "sampling.json",
+    mend: str = "choose another --out",
 ) -> None:
     """Makes `directory` that of the run with these settings, or finds that it is already.
 
-    The settings are kept in the file `record`.
+    Args:
+      settings: all that the results depend on, and nothing that changes only speed or place.
+      record: the file that keeps them.
+      mend: what to do if it is not, for messages.
 
     Raises:
       UsageError: the directory holds another run, or files of somebody else, or cannot be
         written.
     """
-    settings = json.loads(json.dumps(settings))
-    file = directory / record
-    if file.exists():
-        before = _read_record(file)
-        changed = [
-            f"{key}: there {before.get(key)!r}, now {settings.get(key)!r}"
-            for key in sorted(before.keys() | settings.keys())
-            if before.get(key) != settings.get(key)
-        ]
-        if changed:
-            raise UsageError(
-                f"{directory} holds results of another run:\n  "
-                + "\n  ".join(changed)
-                + "\nchoose another --out"
-            )
-    elif directory.is_dir() and any(directory.iterdir()):
-        raise UsageError(f"{directory} holds other files; choose another --out")
-    try:
+    check_claim(directory, settings, record, mend)
+    with refusing_disk_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        write_json(file, settings)
-    except OSError as error:
-        raise UsageError(f"{directory} cannot be written: {error}") from error
+    with refusing_disk_errors(directory / record):
+        write_json(directory / record, settings)
 
 
-def _read_record(file: pathlib.Path) -> dict[str, Any]:
+def read_record(file: pathlib.Path, mend: str = "choose another --out") -> dict[str, Any]:
+    """The settings in a record; UsageError if there are none."""
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{file} cannot be read: {error}; choose another --out") from error
+        record = read_json(file, "the record")
+    except UsageError as error:
+        raise UsageError(f"{error}; {mend}") from error
     if not isinstance(record, dict):
-        raise UsageError(f"{file} cannot be read: it holds no settings; choose another --out")
+        raise UsageError(f"{file} holds no settings; {mend}")
     return record
 
 
+def different(before: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """A line for each setting that is not as a record has it."""
+    now = json.loads(json.dumps(settings))  # Tuples become lists, as they are read back.
+    return [
+        f"{key}: there {before.get(key)!r}, now {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+
+
 class Shards:
-    """The finished parts of long work, numbered from 0, each a small npz in `directory`."""
+    """The finished parts of long work on the items 0 … total - 1.
 
-    def __init__(self, directory: pathlib.Path):
+    Each is a small npz in `directory`, named by its first item; its array `items` says how many
+    it is about. How many these are may differ from part to part, so that work may continue with
+    batches of another size.
+    """
+
+    def __init__(self, directory: pathlib.Path, total: int):
         self._directory = directory
+        self._total = total
 
-    def count(self) -> int:
-        """Number of finished parts, without a gap from the first."""
-        number = 0
-        while self._path(number).exists():
-            number += 1
-        return number
+    def done(self) -> int:
+        """Number of finished items, without a gap from the first."""
+        return sum(count for _, count in self._parts())
 
-    def write(self, number: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Writes a part, in one atomic move."""
-        self._directory.mkdir(exist_ok=True)
-        write_atomically(self._path(number), npz_bytes(**arrays))
+    def write(self, first: int, count: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes the part about `count` items from `first` on, in one atomic move."""
+        path = self._path(first)
+        arrays = {name: np.asarray(value, order="C") for name, value in arrays.items()}
+        with refusing_disk_errors(path):
+            self._directory.mkdir(exist_ok=True)
+            write_atomically(path, npz_bytes(items=np.int64(count), **arrays))
 
-    def read(self, count: int | None = None) -> Iterator[dict[str, np.ndarray]]:
-        """Yields the arrays of the first `count` parts, or of all."""
-        for number in range(self.count() if count is None else count):
-            try:
-                with np.load(self._path(number)) as part:
-                    arrays = {name: part[name] for name in part.files}
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-                raise UsageError(
-                    f"{self._path(number)} cannot be read ({error}); delete it, and what it had is "
-                    "computed again"
-                ) from error
-            yield arrays
+    def read(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Yields the number of items and the arrays of all parts, in order.
+
+        Raises:
+          UsageError: a part cannot be read; with what to do.
+        """
+        for first, count in self._parts():
+            arrays = self._read(first)
+            del arrays["items"]
+            yield count, arrays
 
     def remove(self) -> None:
-        shutil.rmtree(self._directory, ignore_errors=True)
+        """Removes the parts, and the directory unless there is something else in it."""
+        if not self._directory.is_dir() or self._directory.is_symlink():
+            return
+        remove_scratch(self._directory)
+        for path in self._directory.iterdir():
+            if _SHARD.fullmatch(path.name):
+                path.unlink()
+        if not any(self._directory.iterdir()):
+            self._directory.rmdir()
 
-    def _path(self, number: int) -> pathlib.Path:
-        return self._directory / f"{number:06d}.npz"
+    def _parts(self) -> Iterator[tuple[int, int]]:
+        """Yields the first item and the number of items of every part."""
+        first = 0
+        while first < self._total and self._path(first).exists():
+            items = self._read(first, ("items",))["items"]
+            count = int(items) if items.shape == () and items.dtype.kind in "iu" else 0
+            if not 0 < count <= self._total - first:
+                raise self._damaged(first, f"it is about {count} items")
+            yield first, count
+            first += count
+
+    def _read(self, first: int, only: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
+        try:
+            return read_npz(self._path(first), only)
+        except DamagedError as error:
+            raise self._damaged(first, error) from error
+
+    def _damaged(self, first: int, reason: object) -> UsageError:
+        prefix = "" if isinstance(reason, DamagedError) else f"{self._path(first)} is damaged: "
+        return UsageError(f"{prefix}{reason}; delete it, and what it had is computed again")
+
+    def _path(self, first: int) -> pathlib.Path:
+        return self._directory / f"{first:09d}.npz"
 
 
 class ShardedSamples:
-    """The shards of one sampling run in `directory`, which has been claimed."""
+    """The samples of one run in `directory`, which has been claimed and is locked.
 
-    def __init__(self, directory: pathlib.Path):
+    Args:
+      num_samples: N.
+      image_shape: (H, W, C).
+      num_classes: labels are below it; 0 for samples without.
+      rgb: whether `samples.npz` has samples of one channel as three equal ones.
+    """
+
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        num_samples: int,
+        image_shape: tuple[int, int, int],
+        *,
+        num_classes: int,
+        rgb: bool = False,
+    ):
         self.directory = directory
         self.result = directory / "samples.npz"
-        self._shards = Shards(directory / "shards")
-        self.count = self._shards.count
+        self._image_shape, self._num_classes = tuple(image_shape), num_classes
+        channels = 3 if rgb else image_shape[-1]
+        kinds = {
+            "arr_0": ArrayKind((num_samples, *image_shape[:2], channels), np.dtype(np.uint8)),
+            "arr_1": ArrayKind((num_samples,), np.dtype(np.int64)),
+        }
+        self._kinds = kinds if num_classes else {"arr_0": kinds["arr_0"]}
+        self._shards = Shards(directory / "shards", num_samples)
+        self.done = self._shards.done
 
-    @property
     def complete(self) -> bool:
-        return self.result.exists()
+        """Whether all samples are in `samples.npz`, which is read through.
 
-    def write(self, number: int, images: np.ndarray, labels: np.ndarray | None) -> None:
+        Raises:
+          UsageError: the file is there, but is not what was written.
+        """
+        if not self.result.exists():
+            return False
+        try:
+            check_npz(self.result, self._kinds)
+        except DamagedError as error:
+            raise UsageError(f"{error}; delete it, and it is drawn again") from error
+        return True
+
+    def write(self, first: int, images: np.ndarray, labels: np.ndarray | None) -> None:
         """Writes a shard, in one atomic move."""
-        self._shards.write(
-            number, {"images": images} if labels is None else {"images": images, "labels": labels}
+        arrays = {"images": images} if labels is None else {"images": images, "labels": labels}
+        self._shards.write(first, len(images), arrays)
+
+    def read(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Yields (images, labels) of all shards."""
+        for count, shard in self._shards.read():
+            images, labels = shard.get("images"), shard.get("labels")
+            if not (self._are_images(images, count) and self._are_labels(labels, count)):
+                raise UsageError(
+                    f"{self.directory / 'shards'} holds other samples than those of this run; "
+                    "delete it, and they are drawn again"
+                )
+            yield images, labels
+
+    def finish(self) -> None:
+        """Streams the shards into `samples.npz`, and removes them."""
+        images = (
+            np.broadcast_to(part, (*part.shape[:-1], self._channels)) for part, _ in self.read()
         )
+        with (
+            refusing_disk_errors(self.result),
+            replacing(self.result) as file,
+            zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+        ):
+            write_array(archive, "arr_0", self._kinds["arr_0"], images)
+            if self._num_classes:
+                labels = (part for _, part in self.read())
+                write_array(archive, "arr_1", self._kinds["arr_1"], labels)
+        self.remove_shards()
 
-    def read(self, count: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """Yields (images, labels) of the first `count` shards, or of all."""
-        for shard in self._shards.read(count):
-            yield shard["images"], shard.get("labels")
-
-    def finish(self, num_samples: int) -> None:
-        """Streams the shards into `samples.npz` and removes them."""
-        images, labels = next(self.read(1))
-        scratch = self.result.with_name("samples.npz.tmp")
-        with zipfile.ZipFile(scratch, "w", zipfile.ZIP_STORED) as archive:
-            shape = (num_samples, *images.shape[1:])
-            _stream(archive, "arr_0", np.uint8, shape, (shard for shard, _ in self.read()))
-            if labels is not None:
-                parts = (shard.astype(np.int64) for _, shard in self.read())
-                _stream(archive, "arr_1", np.int64, (num_samples,), parts)
-        os.replace(scratch, self.result)
+    def remove_shards(self) -> None:
+        """Removes what a kill may leave beside `samples.npz` when that is complete."""
         self._shards.remove()
 
+    def read_result(self, rows: int) -> Iterator[np.ndarray]:
+        """Yields the images of `samples.npz`, `rows` at a time."""
+        return read_rows(self.result, "arr_0", rows)
 
-def _stream(archive, name: str, dtype, shape: tuple[int, ...], parts: Iterator[np.ndarray]) -> None:
-    """Writes one array of an npz, of which only a part is in memory at a time."""
-    member = zipfile.ZipInfo(f"{name}.npy", _EPOCH)
-    with archive.open(member, "w", force_zip64=True) as file:
-        header = {
-            "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
-            "fortran_order": False,
-            "shape": shape,
-        }
-        np.lib.format.write_array_header_1_0(file, header)
-        for part in parts:
-            file.write(np.ascontiguousarray(part).tobytes())
+    def _are_images(self, images: np.ndarray | None, count: int) -> bool:
+        shape = (count, *self._image_shape)
+        return images is not None and (images.shape, images.dtype) == (shape, np.uint8)
+
+    def _are_labels(self, labels: np.ndarray | None, count: int) -> bool:
+        if not self._num_classes or labels is None:
+            return not self._num_classes and labels is None
+        whole = labels.shape == (count,) and labels.dtype.kind in "iu"
+        return whole and bool(np.all((labels >= 0) & (labels < self._num_classes)))
+
+    @property
+    def _channels(self) -> int:
+        return self._kinds["arr_0"].shape[-1]

@@ -4,7 +4,7 @@ Axis letters: B images, K moments, H W C image.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ def reverse_process(
     seed: int,
     guidance: float = 1.0,
     batch_size: int = 0,
+    on_part: Callable[[float], object] = lambda share: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """x_t and the predicted x_0 of the first samples, at moments evenly spread over the steps.
 
@@ -34,18 +35,19 @@ def reverse_process(
       labels: int32 `[B]`, or None.
       count: B.
       batch_size: images drawn at a time; 0: all.
+      on_part: called at every moment of every batch with its share of the whole.
 
     Returns:
       Two arrays, uint8 `[K, B, H, W, C]`.
     """
     draw = generator.compile(moments)
-    shown = []
-    for indices in _batches(count, batch_size, generator.mesh):
+    shown, batches = [], _batches(count, batch_size, generator.mesh)
+    for indices in batches:
         each = None if labels is None else labels[indices % count]
-        moments_of_batch = [
-            [np.asarray(generator.finish(x)) for x in carry]
-            for carry in draw(seed, indices, each, guidance)
-        ]
+        moments_of_batch = []
+        for carry in draw(seed, indices, each, guidance):
+            moments_of_batch.append([np.asarray(generator.finish(x)) for x in carry])
+            on_part(1 / (moments * len(batches)))
         shown.append(np.asarray(moments_of_batch))
     x_t, pred_xstart = np.concatenate(shown, axis=2)[:, :, :count].swapaxes(0, 1)
     return x_t, pred_xstart
@@ -126,6 +128,15 @@ def slerp(a: jax.Array, b: jax.Array, weights: Sequence[float]) -> jax.Array:
     return from_a * a + from_b * b
 
 
+def check_deterministic(generator: Generator) -> None:
+    """UsageError if the sampler adds noise on its way, so that x_T does not say all."""
+    if generator.sampler == "ddpm" or generator.eta:
+        raise UsageError(
+            f"interpolation needs a deterministic sampler (ddim with eta=0, or dpm-solver++), "
+            f"not {generator.sampler} with eta={generator.eta}"
+        )
+
+
 def interpolate(
     generator: Generator,
     seeds: tuple[int, int],
@@ -147,11 +158,7 @@ def interpolate(
     Raises:
       UsageError: the sampler adds noise on its way.
     """
-    if generator.sampler == "ddpm" or generator.eta:
-        raise UsageError(
-            f"interpolation needs a deterministic sampler (ddim with eta=0, or dpm-solver++), "
-            f"not {generator.sampler} with eta={generator.eta}"
-        )
+    check_deterministic(generator)
     first = [dm.stream_keys(seed, generator.x_T_stream, np.arange(1)) for seed in seeds]
     ends = [dm.initial_noise(keys, generator.image_shape)[0] for keys in first]
     path = np.asarray(slerp(*ends, np.linspace(0, 1, frames)))

@@ -10,7 +10,9 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from iddpm_jax import diffusion as dm
+from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.image_batches import ImageBatch
+from iddpm_jax.evaluation.shards import Shards
 
 
 def make_measure(d: dm.GaussianDiffusion, betas: np.ndarray, model, mesh, seed: int):
@@ -50,3 +52,22 @@ def make_measure(d: dm.GaussianDiffusion, betas: np.ndarray, model, mesh, seed: 
         return dm.Costs(transition, decoder, np.asarray(prior(images, weights), np.float64))
 
     return measure
+
+
+def mean_costs(shards: Shards, num_timesteps: int) -> dm.Costs:
+    """The costs of all shards, each of them the sums over `count` images, per image.
+
+    Raises:
+      UsageError: a shard holds something else, or there was no image.
+    """
+    square = (num_timesteps, num_timesteps)
+    shapes = {"transition": square, "decoder": square, "prior": square[:1], "count": ()}
+    sums: dict[str, np.ndarray] = {}
+    for _, part in shards.read():
+        if {name: value.shape for name, value in part.items()} != shapes:
+            raise UsageError("what was left of a search is damaged: delete dp_respacing/shards")
+        sums = {name: sums.get(name, 0.0) + value for name, value in part.items()}
+    count = sums.pop("count")
+    if not count:
+        raise UsageError("there was no image that can be used")
+    return dm.Costs(**{name: value / count for name, value in sums.items()})

@@ -26,7 +26,7 @@ def test_image_batches_takes_every_image_exactly_once():
 
 def test_image_batches_continues_where_it_is_told_to():
     whole = list(image_batches(_load, np.arange(7), 2))
-    rest = list(image_batches(_load, np.arange(7), 2, first_batch=2))
+    rest = list(image_batches(_load, np.arange(7), 2, first=4))
     assert len(rest) == 2
     for a, b in zip(whole[2:], rest, strict=True):
         np.testing.assert_array_equal(a.indices, b.indices)
