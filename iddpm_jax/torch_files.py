@@ -4,7 +4,6 @@ Files from outside are loaded by `torch_load`, which trusts none of them. torch 
 and imported when a file is read or written.
 """
 
-import os
 import pathlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from iddpm_jax.errors import UsageError
+from iddpm_jax.evaluation.files import replacing
 from iddpm_jax.torch_load import load, require_torch, shown
 
 
@@ -126,12 +126,10 @@ def write_optimizer(path: pathlib.Path, moments: Moments) -> None:
 
 def _save(path: pathlib.Path, value: Any) -> None:
     """Writes the whole file or none."""
-    scratch = path.with_name(path.name + ".tmp")
     try:
-        require_torch().save(value, scratch)
-        os.replace(scratch, path)
+        with replacing(path) as file:
+            require_torch().save(value, file)
     except (OSError, RuntimeError) as error:
-        scratch.unlink(missing_ok=True)
         raise UsageError(f"{path} cannot be written: {shown(error)}") from error
 
 

@@ -15,6 +15,7 @@ import optax
 
 from iddpm_jax import configuration, factory, models
 from iddpm_jax.errors import UsageError
+from iddpm_jax.evaluation.files import refusing_disk_errors
 from iddpm_jax.torch_conventions import (
     Conventions,
     arrays_from_torch,
@@ -34,7 +35,7 @@ from iddpm_jax.training.checkpoints import CheckpointError, Checkpoints
 from iddpm_jax.training.optimizer import get_moments, get_schedule_count, set_moments
 from iddpm_jax.training.state import TrainState
 from iddpm_jax.training.step import make_init
-from iddpm_jax.training.workdir import known_labels
+from iddpm_jax.training.workdir import known_labels, lock
 
 _NAME = re.compile(r"(model|opt|ema_(?P<rate>\d+(\.\d+)?)_)(?P<step>\d{6,})\.(pt|safetensors)$")
 
@@ -168,8 +169,17 @@ def write_run(
       conventions: those of the run that is to go on with the files.
 
     Raises:
-      UsageError: one of the files is there already.
+      UsageError: one of the files is there already, or another process is writing the directory.
     """
+    with refusing_disk_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    with lock(directory):
+        return _write_run(state, config, directory, conventions)
+
+
+def _write_run(
+    state: TrainState, config, directory: pathlib.Path, conventions: Conventions
+) -> list[pathlib.Path]:
     step = int(state.step)
     files = {directory / f"model{step:06d}.pt": state.params}
     files |= {directory / f"ema_{rate}_{step:06d}.pt": ema for rate, ema in state.ema.items()}
@@ -178,10 +188,6 @@ def write_run(
     there = [str(path) for path in (*files, optimizer_file) if path.exists()]
     if there:
         raise UsageError(f"{', '.join(there)} is there already; choose another --out")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{directory} cannot be written: {error}") from error
     model = factory.build_model(config)
     for path, params in files.items():
         arrays = models.params_to_torch(jax.device_get(params))
