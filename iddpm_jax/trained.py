@@ -337,7 +337,8 @@ def load(
 
     classes = config.model.num_classes
     return TrainedModel(
-        model=model.clone(winograd=False),
+        # A network of a user's own has no fast convolutions to do without.
+        model=model.clone(winograd=False) if isinstance(model, models.UNet) else model,
         fast_model=model,
         params=params,
         image_shape=(config.model.image_size,) * 2 + (config.model.in_channels,),

@@ -82,7 +82,8 @@ class PathParser(flags.ArgumentParser):
 
 def define_path(name: str, help_line: str) -> flags.FlagHolder[str | None]:
     """Defines a flag whose value is a path; None unless it is given."""
-    return flags.DEFINE(PathParser(name), name, None, help_line)
+    # Several commands have a --workdir, and a program may import more than one of them.
+    return flags.DEFINE(PathParser(name), name, None, help_line, allow_override=True)
 
 
 flags.disclaim_key_flags()

@@ -92,7 +92,7 @@ def _train() -> ml_collections.ConfigDict:
     train.seed = 0
     train.data_parallel = "jit"  # Or pmap, where every device is told what to do.
     # The keys below, and num_steps, may change when a run is continued; of data those that say
-    # where it is and how it is read: dir, num_workers, cache_mb.
+    # where it is and how it is read: dir, num_workers, cache_mb, may_change.
     train.max_nonfinite_steps = 20  # Stop after that many skipped steps in a row.
     train.shard_optimizer = False  # Spread moments and averages over the devices.
     train.log_every = 100

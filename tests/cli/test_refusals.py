@@ -150,3 +150,8 @@ command(main)()
     stopped = _python("-c", program.format(error="KeyboardInterrupt"))
     assert stopped.stderr == "interrupted\n"
     assert stopped.returncode == 130
+
+
+def test_several_commands_can_be_imported_into_one_program():
+    result = _python("-c", "from iddpm_jax import check_workdir, export_torch, train")
+    assert result.returncode == 0, result.stderr
