@@ -37,7 +37,11 @@ def test_a_folder_trains_continues_and_keeps_its_classes(folder, tmp_path):
         path.unlink()
     for i in range(40, 70):  # So that a batch is still there.
         (folder / f"dog_{i}.jpg").write_bytes((folder / "dog_0.jpg").read_bytes())
-    result = train(workdir, *flags, "--config.train.num_steps=4")
+    more = (*flags, "--config.train.num_steps=4")
+    result = train(workdir, *more)
+    assert result.returncode == 1
+    assert "--config.data.may_change=True" in result.stderr
+    result = train(workdir, *more, "--config.data.may_change=True")
     assert result.returncode == 0, result.stderr
     assert "continuing after step 2" in result.stdout
     assert json.loads((workdir / "labels.json").read_text()) == ["cat", "dog"]
@@ -49,7 +53,7 @@ def test_a_folder_trains_continues_and_keeps_its_classes(folder, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "images of 'test'" in result.stdout
     assert "more than the run's data.test_percent=25.0" in result.stderr
-    assert [path.name[:16] for path in (workdir / "nll").iterdir()] == ["test-60-percent_"]
+    assert [path.name[:16] for path in (workdir / "nll").iterdir()] == ["test_60-percent_"]
 
 
 def test_a_folder_that_does_not_fit_is_refused_in_one_line(folder, tmp_path):
