@@ -17,7 +17,7 @@ from absl import flags
 from iddpm_jax.cli import command
 from iddpm_jax.cli.flag_errors import define_path
 from iddpm_jax.config.recipes import load_recorded
-from iddpm_jax.errors import UsageError
+from iddpm_jax.errors import SMALLER_BATCHES, UsageError, explain_out_of_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,6 +102,7 @@ def main() -> None:
     _report(path, table, model.betas.size)
 
 
+@explain_out_of_memory(SMALLER_BATCHES)
 def _measure(model, d, betas, source, mesh, indices, size: int, shards: Shards) -> None:
     """Measures the images that are missing in the shards."""
     import numpy as np

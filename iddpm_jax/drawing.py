@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from iddpm_jax import processes
+from iddpm_jax.errors import SMALLER_BATCHES, explain_out_of_memory
 from iddpm_jax.evaluation.files import refusing_disk_errors, safe_file_name
 from iddpm_jax.evaluation.generation import Generator, draw_batches
 from iddpm_jax.evaluation.grids import class_grid, save_png
@@ -77,6 +78,7 @@ def draw(drawing: Drawing, peer_timeout: float) -> pathlib.Path:
     return samples.result
 
 
+@explain_out_of_memory(SMALLER_BATCHES)
 def _draw_missing(drawing: Drawing, samples: ShardedSamples, watch: processes.Watch) -> None:
     """Files are written while the next batch is drawn."""
     total, size = drawing.settings["num_samples"], drawing.batch_size

@@ -13,15 +13,18 @@ class UsageError(ValueError):
     """
 
 
+SMALLER_BATCHES = "a smaller --batch_size needs less"
+
+
 @contextlib.contextmanager
 def explain_out_of_memory(what_helps: str) -> Iterator[None]:
     """Turns running out of memory, of a device or of the host, into a UsageError of one line.
 
     JAX reports what devices do when results are waited for, so everything that computes belongs
-    inside. The error's cause is what was raised.
+    inside. The error's cause is what was raised. It serves as a decorator, too.
 
     Args:
-      what_helps: what the person may change, as in "a smaller --batch_size needs less".
+      what_helps: what the person may change, such as SMALLER_BATCHES.
     """
     import jax  # Here, so that a command can refuse something before jax is imported.
 

@@ -25,6 +25,7 @@ from iddpm_jax.cli import command, config_flag
 from iddpm_jax.cli.flag_errors import define_path
 from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.files import write_json
+from iddpm_jax.files.paths import local_path
 from iddpm_jax.published import PUBLISHED
 from iddpm_jax.torch_conventions import Conventions
 from iddpm_jax.training.workdir import lock, open_workdir
@@ -225,12 +226,13 @@ def _ema_files() -> dict[str, pathlib.Path]:
     files: dict[str, pathlib.Path] = {}
     for value in _EMA.value:
         for name in [value] if pathlib.Path(value).exists() else value.split(","):
-            rate = torch_run.parse_name(pathlib.Path(name)).ema_rate
+            path = local_path(name, "--ema")
+            rate = torch_run.parse_name(path).ema_rate
             if rate is None:
                 raise UsageError(f"--ema={name}: the name should be as in ema_0.9999_500000.pt")
             if rate in files:
                 raise UsageError(f"--ema: {files[rate]} and {name} are of the same rate {rate}")
-            files[rate] = pathlib.Path(name)
+            files[rate] = path
     return files
 
 

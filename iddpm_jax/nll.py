@@ -19,7 +19,7 @@ from iddpm_jax import launch
 from iddpm_jax.cli import command
 from iddpm_jax.cli.flag_errors import define_path
 from iddpm_jax.config.recipes import load_recorded
-from iddpm_jax.errors import UsageError
+from iddpm_jax.errors import SMALLER_BATCHES, UsageError, explain_out_of_memory
 
 if TYPE_CHECKING:
     from iddpm_jax import trained
@@ -102,6 +102,7 @@ def main() -> None:
     processes.finish()
 
 
+@explain_out_of_memory(SMALLER_BATCHES)
 def _evaluate(model, d, source, mesh, indices, size: int, out: pathlib.Path, shards) -> None:
     """Evaluates the images that are missing in the shards."""
     import jax

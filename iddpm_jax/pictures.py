@@ -12,12 +12,13 @@ import numpy as np
 
 from iddpm_jax import processes
 from iddpm_jax.data.image_files import read_exact
-from iddpm_jax.errors import UsageError
+from iddpm_jax.errors import SMALLER_BATCHES, UsageError, explain_out_of_memory
 from iddpm_jax.evaluation import trajectories
 from iddpm_jax.evaluation.files import npz_bytes, refusing_disk_errors, write_atomically
 from iddpm_jax.evaluation.generation import Generator
 from iddpm_jax.evaluation.grids import class_grid, make_grid, save_gif, save_png
 from iddpm_jax.evaluation.image_batches import one_of_each_class
+from iddpm_jax.files.paths import local_path
 from iddpm_jax.progress_bar import progress_bar
 from iddpm_jax.trained import TrainedModel
 
@@ -60,6 +61,7 @@ def write_steps(options: Options, moments: int) -> pathlib.Path:
     return _save(options.out / "steps.png", rows, moments, names)
 
 
+@explain_out_of_memory(SMALLER_BATCHES)
 def _reverse_process(options: Options, moments: int, labels: np.ndarray | None, count: int):
     """As in `trajectories`, and shows how far it is."""
     steps = options.generator.d.num_timesteps
@@ -108,6 +110,7 @@ def write_forward(options: Options, data_dir: str | None = None) -> pathlib.Path
     return _save(options.out / "forward.png", x_t.swapaxes(0, 1), len(timesteps), names)
 
 
+@explain_out_of_memory(SMALLER_BATCHES)
 def write_interpolation(options: Options, seeds: tuple[int, int]) -> pathlib.Path:
     """From the image of one seed to that of the other, a row for each label."""
     model = options.model
@@ -131,9 +134,11 @@ def read_images(options: Options, paths: Sequence[str]) -> np.ndarray:
             f"--labels has {len(options.labels)} labels for {len(paths)} images of --invert: give "
             "one for each image, or fewer, which are taken in turn"
         )
-    return np.stack([read_exact(path, options.model.image_shape) for path in paths])
+    files = [str(local_path(path, "--invert")) for path in paths]
+    return np.stack([read_exact(path, options.model.image_shape) for path in files])
 
 
+@explain_out_of_memory(SMALLER_BATCHES)
 def write_inversion(options: Options, images: np.ndarray) -> np.ndarray:
     """Encodes and decodes images; returns the root mean square error of each, in levels."""
     labels = options.labels_of(len(images))

@@ -3,11 +3,13 @@
 import dataclasses
 import os
 import shutil
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from iddpm_jax import drawing
 from iddpm_jax.drawing import Drawing, draw
 from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation import generation
@@ -117,3 +119,20 @@ def test_draw_says_that_the_disk_is_full(model, tmp_path, monkeypatch):
         _draw(drawing)
     monkeypatch.undo()
     _draw(drawing)
+
+
+def test_drawing_says_what_helps_when_memory_runs_out(monkeypatch):
+    def none_is_left(*args, **options):
+        raise MemoryError("Unable to allocate 9.00 GiB")
+
+    monkeypatch.setattr(drawing, "draw_batches", none_is_left)
+    monkeypatch.setattr(drawing.processes, "on_first", lambda call: 0)
+    asked = types.SimpleNamespace(
+        settings={"num_samples": 4, "seed": 0, "guidance": 1.0},
+        batch_size=2,
+        generator=types.SimpleNamespace(parts=lambda: [0]),
+        label_of=None,
+        low_res_of=None,
+    )
+    with pytest.raises(UsageError, match=r"9\.00 GiB.*smaller --batch_size needs less"):
+        drawing._draw_missing(asked, types.SimpleNamespace(done=None), None)
