@@ -21,7 +21,7 @@ import jax
 # As Orbax does; there is no public way to the store.
 from jax._src import distributed
 
-from iddpm_jax.processes import run
+from iddpm_jax.processes import ending, run
 from iddpm_jax.processes.roll_call import PeerError
 
 _PATIENCE_SECONDS = 3600.0  # For the others to come here; who is gone is noticed at once.
@@ -111,6 +111,7 @@ def _agree(answer: dict[str, Any], judge: Callable[[list[dict[str, Any]]], str])
         verdict = judge([json.loads(text) for text in (mine, *others)])
         client.key_value_set(f"{call}/verdict", verdict)
     if verdict:
+        ending.about_to_end.set()
         # Process 0 keeps the store, and so has to be the last to go.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             client.wait_at_barrier(call, int(1000 * _PARTING_SECONDS))

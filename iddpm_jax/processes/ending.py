@@ -7,6 +7,8 @@ from typing import NoReturn
 
 from iddpm_jax.processes import run
 
+# Set when this process is about to end, and will say why: that others are gone by then is no news.
+about_to_end = threading.Event()
 _ending = threading.Lock()  # Taken once, by whoever says why this process ends.
 
 

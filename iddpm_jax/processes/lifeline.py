@@ -10,10 +10,12 @@ import threading
 import time
 from collections.abc import Sequence
 
+from iddpm_jax.processes import ending
 from iddpm_jax.processes.ending import end_now
 from iddpm_jax.processes.roll_call import Line
 
 _GRACE_SECONDS = 2.0  # For this process to end by itself, where all end for the same reason.
+_OWN_GRACE_SECONDS = 60.0  # The same, where it is known to be about to.
 
 
 class Lifeline:
@@ -54,7 +56,7 @@ class Lifeline:
     def _end(self, complaint: str) -> None:
         if not self._left.is_set():
             self.broken.set()
-        time.sleep(_GRACE_SECONDS)
+        time.sleep(_OWN_GRACE_SECONDS if ending.about_to_end.is_set() else _GRACE_SECONDS)
         if self._left.is_set():
             return
         if self._me == 0:

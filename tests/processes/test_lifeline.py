@@ -1,5 +1,6 @@
 import queue
 import socket
+import threading
 
 import pytest
 
@@ -79,3 +80,16 @@ def test_lifeline_that_was_left_complains_of_nobody(complaints, pair):
     there.close()
     _end(line)
     assert complaints.empty()
+
+
+def test_lifeline_leaves_the_word_to_a_process_that_is_about_to_end(complaints, pair, monkeypatch):
+    slept = []
+    monkeypatch.setattr(lifeline.time, "sleep", slept.append)
+    monkeypatch.setattr(lifeline.ending, "about_to_end", threading.Event())
+    lifeline.ending.about_to_end.set()
+    here, there = pair(0)
+    line = lifeline.Lifeline(1, [here])
+    there.close()
+    complaints.get(timeout=ENOUGH)
+    _end(line)
+    assert slept == [lifeline._OWN_GRACE_SECONDS]
