@@ -10,7 +10,7 @@ import pathlib
 
 from absl import flags
 
-from iddpm_jax import configuration, torch_conventions
+from iddpm_jax import torch_conventions
 from iddpm_jax.cli import command
 from iddpm_jax.cli.flag_errors import define_path
 from iddpm_jax.config.recipes import load_recorded
@@ -39,7 +39,6 @@ _TORCH_BATCH_SIZE = flags.DEFINE_integer(
 def main() -> None:
     workdir = pathlib.Path(_WORKDIR.value)
     config = load_recorded(workdir)
-    configuration.check_config(config)
     conventions = _conventions(workdir)
 
     import jax

@@ -12,6 +12,7 @@ import numpy as np
 from iddpm_jax import compilation_cache as persistent_cache
 from iddpm_jax import configuration, factory, models, own_code, processes
 from iddpm_jax import diffusion as dm
+from iddpm_jax.config.recipes import load_recorded
 from iddpm_jax.data import Source
 from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.generation import Generator, draw_all
@@ -20,7 +21,7 @@ from iddpm_jax.evaluation.standardization import Standardization
 from iddpm_jax.files.paths import local_path
 from iddpm_jax.training import sharding
 from iddpm_jax.training.checkpoints import load_params
-from iddpm_jax.training.workdir import known_labels, read_config, read_labels
+from iddpm_jax.training.workdir import known_labels, read_labels
 
 
 # Two are the same if they are one object: arrays cannot be compared in a word, nor hashed.
@@ -306,10 +307,7 @@ def load(
         it names code and `trust_code` is False.
     """
     path = local_path(workdir, "workdir")
-    if not (path / "config.json").exists():
-        raise UsageError(f"{workdir} is not a work directory: it has no config.json")
-    config = configuration.config_from_dict(read_config(path))
-    configuration.check_config(config)
+    config = load_recorded(path)
     values = configuration.flat_config(config)
     if not trust_code:
         own_code.refuse_untrusted(values, str(path / "config.json"))
