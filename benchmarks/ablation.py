@@ -18,15 +18,17 @@ from absl import app, flags, logging
 
 import iddpm_jax
 from benchmarks.digits_judge import classifier, features, frechet_distance
-from iddpm_jax import compilation_cache, factory
+from iddpm_jax.cli import compilation_cache
+from iddpm_jax.config.build_training import build_training
 from iddpm_jax.data import digits_source
+from iddpm_jax.data.image_batches import image_batches
+from iddpm_jax.distributed.mesh import make_mesh
 from iddpm_jax.evaluation.bound import make_bound, summarise
-from iddpm_jax.evaluation.files import write_json
-from iddpm_jax.evaluation.image_batches import image_batches
-from iddpm_jax.evaluation.plots import save_curves_plot
+from iddpm_jax.files.atomic import write_json
+from iddpm_jax.files.plots import save_curves_plot
+from iddpm_jax.files.workdir import LockedError, lock, open_workdir
 from iddpm_jax.recipes import digits
-from iddpm_jax.training import loop, sharding
-from iddpm_jax.training.workdir import LockedError, lock, open_workdir
+from iddpm_jax.training import loop
 
 _OUT = flags.DEFINE_string("out", "runs/ablation", "Directory of all runs and the table.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each kind.", lower_bound=1)
@@ -83,11 +85,11 @@ def complete_run(directory: pathlib.Path, config, judge) -> None:
     if (directory / "result.json").exists():
         return
     with lock(directory):
-        loop.train(factory.build_training(config), directory)
+        loop.train(build_training(config), directory)
         model = iddpm_jax.load(str(directory))
         source = digits_source("test")
         bound = make_bound(
-            model.build_diffusion(""), model.fast_model, model.params, sharding.make_mesh(), seed=0
+            model.build_diffusion(""), model.fast_model, model.params, make_mesh(), seed=0
         )
         batches = image_batches(source.batch, np.arange(len(source)), 99)
         summary = summarise(map(bound, batches))

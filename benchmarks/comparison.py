@@ -10,8 +10,9 @@ from absl import flags
 
 from benchmarks import flops
 from benchmarks.contest import Contestant, Result, compete
-from iddpm_jax import factory, huge_pages
-from iddpm_jax.published import recipe_config
+from iddpm_jax import huge_pages
+from iddpm_jax.config.build_model import build_model
+from iddpm_jax.torch_io.published import recipe_config
 
 _RECIPE = flags.DEFINE_string("recipe", "cifar10_cosine", "Network: a recipe in configs/.")
 _BATCHES = flags.DEFINE_list("batches", ["4", "16"], "Batch sizes.")
@@ -38,7 +39,7 @@ def compare(kind: str, passes: int, steps: int = 1, **options) -> None:
       **options: for our contestant alone.
     """
     config = recipe_config(_RECIPE.value)
-    network = flops.of_network(factory.build_model(config), config.model.image_size)
+    network = flops.of_network(build_model(config), config.model.image_size)
     print(f"{_RECIPE.value}, {_DTYPE.value}; {platform.processor() or platform.machine()}")
     print("| batch | | first call | step | images/s | FLOP/s | of the peak | ours is | memory |")
     print(f"|{' --- |' * 9}", flush=True)

@@ -21,12 +21,15 @@ import numpy as np
 from absl import app, flags, logging
 from PIL import Image
 
-from iddpm_jax import factory
+from iddpm_jax.config.build_data import build_source
+from iddpm_jax.config.build_diffusion import build_diffusion, build_timestep_sampler
+from iddpm_jax.config.build_model import build_model
+from iddpm_jax.config.build_training import build_learning_rate, build_optimizer
 from iddpm_jax.data import DataOptions, InMemorySource, load_source, make_batches, packing
 from iddpm_jax.data.images import decode_image
 from iddpm_jax.data.packed_writer import PackedWriter
+from iddpm_jax.distributed.mesh import make_mesh, shard_batch
 from iddpm_jax.recipes import cifar10_cosine, digits
-from iddpm_jax.training import sharding
 from iddpm_jax.training.prefetch import DeviceBatches
 from iddpm_jax.training.step import make_init, make_train_step
 
@@ -99,22 +102,20 @@ def torch_rate(loader) -> float:
 def waiting_share(config, source, steps: int) -> dict[str, float]:
     """How long a step takes with the pipeline, and with one batch that is on the devices."""
     model, d, mesh = (
-        factory.build_model(config),
-        factory.build_diffusion(config),
-        sharding.make_mesh(),
+        build_model(config),
+        build_diffusion(config),
+        make_mesh(),
     )
-    optimizer = factory.build_optimizer(config)
-    sampler = factory.build_timestep_sampler(config)
+    optimizer = build_optimizer(config)
+    sampler = build_timestep_sampler(config)
     init, _ = make_init(d, model, optimizer, sampler, mesh)
     state = init(jax.random.key(0))
-    step = make_train_step(
-        d, model, optimizer, sampler, factory.build_learning_rate(config), mesh, seed=0
-    )
+    step = make_train_step(d, model, optimizer, sampler, build_learning_rate(config), mesh, seed=0)
     iterator = make_batches(
         source, batch_size=config.train.batch_size, seed=0, num_workers=_WORKERS.value
     )
     names = ("image", "label") if config.model.num_classes else ("image",)
-    batches = DeviceBatches(iterator, functools.partial(sharding.shard_batch, mesh), names)
+    batches = DeviceBatches(iterator, functools.partial(shard_batch, mesh), names)
     same = batches.take()
     state = jax.block_until_ready(step(state, same))
     seconds: dict[bool, list[float]] = {True: [], False: []}
@@ -162,7 +163,7 @@ def main(_) -> None:
         for name, values in rates.items():
             print(json.dumps({"what": name, "images_per_s": round(statistics.median(values))}))
     config = digits.get_config()
-    source = factory.build_source(config)
+    source = build_source(config)
     print(json.dumps({"what": "digits", **waiting_share(config, source, 60)}))
     config = cifar10_cosine.get_config()
     config.train.batch_size = 4

@@ -8,9 +8,12 @@ import numpy as np
 
 from benchmarks import flops
 from iddpm_jax import diffusion as dm
-from iddpm_jax import factory, models
-from iddpm_jax.published import recipe_config
-from iddpm_jax.training import sharding
+from iddpm_jax import models
+from iddpm_jax.config.build_diffusion import build_diffusion, build_process, build_timestep_sampler
+from iddpm_jax.config.build_model import build_low_res, build_model
+from iddpm_jax.config.build_training import build_learning_rate, build_optimizer
+from iddpm_jax.distributed.mesh import make_mesh, shard_batch
+from iddpm_jax.torch_io.published import recipe_config
 from iddpm_jax.training.step import make_init, make_train_step
 
 
@@ -26,16 +29,16 @@ def examples(config, batch: int) -> dict[str, np.ndarray]:
 
 def build_train_step(config, model, mesh):
     """A recipe's jitted step, the jitted start of its state, and that state in the abstract."""
-    optimizer, sampler = factory.build_optimizer(config), factory.build_timestep_sampler(config)
-    parts = (factory.build_process(config), model, optimizer, sampler)
+    optimizer, sampler = build_optimizer(config), build_timestep_sampler(config)
+    parts = (build_process(config), model, optimizer, sampler)
     init, abstract = make_init(*parts, mesh)
     step = make_train_step(
         *parts,
-        factory.build_learning_rate(config),
+        build_learning_rate(config),
         mesh,
         seed=0,
         microbatch=config.train.microbatch,
-        low_res=factory.build_low_res(config),
+        low_res=build_low_res(config),
     )
     return step, init, abstract
 
@@ -44,10 +47,10 @@ def train_step(recipe: str, batch: int, dtype: str, devices: int = 1):
     """One optimisation step, the state given away and taken back."""
     config = recipe_config(recipe)
     config.model.dtype = dtype
-    mesh = sharding.make_mesh(jax.devices()[:devices])
-    step, init, _ = build_train_step(config, factory.build_model(config), mesh)
+    mesh = make_mesh(jax.devices()[:devices])
+    step, init, _ = build_train_step(config, build_model(config), mesh)
     state = init(jax.random.key(0))
-    data = sharding.shard_batch(mesh, examples(config, batch))
+    data = shard_batch(mesh, examples(config, batch))
     compiled, facts = _compile(step, state, data)
     facts["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
@@ -67,7 +70,7 @@ def sampling(recipe: str, batch: int, dtype: str, steps: int):
 
 def trajectory(config, batch: int, respacing: str):
     """All ancestral steps of a respaced process, from noise and as one program."""
-    d, model = factory.build_diffusion(config, respacing), factory.build_model(config)
+    d, model = build_diffusion(config, respacing), build_model(config)
     # Any finite numbers do, and these need no compilation.
     params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01), models.abstract_params(model))
     made = examples(config, batch)

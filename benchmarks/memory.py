@@ -18,9 +18,11 @@ from absl import app, flags
 
 from benchmarks.jax_contestants import build_train_step, examples
 from iddpm_jax import diffusion as dm
-from iddpm_jax import factory, models
-from iddpm_jax.published import recipe_config
-from iddpm_jax.training import sharding
+from iddpm_jax import models
+from iddpm_jax.config.build_diffusion import build_process
+from iddpm_jax.config.build_model import build_low_res, build_model
+from iddpm_jax.distributed.mesh import make_mesh
+from iddpm_jax.torch_io.published import recipe_config
 
 _RECIPES = flags.DEFINE_list(
     "recipes",
@@ -41,8 +43,8 @@ _COLUMNS = ("step", "step, microbatch=1", "kept", "kept, use_checkpoint")
 
 def kept_activations(config) -> int:
     """Bytes that one image adds to what the gradient keeps from the way there."""
-    model, d = factory.build_model(config), factory.build_process(config)
-    low_res = factory.build_low_res(config)
+    model, d = build_model(config), build_process(config)
+    low_res = build_low_res(config)
 
     def residuals(params, images, labels):
         def loss(params):
@@ -83,8 +85,8 @@ def step_memory(config, batch: int, microbatch: int) -> dict[str, float]:
     config = config.copy_and_resolve_references()
     config.train.microbatch = microbatch
     # As on accelerators, for which this analysis stands in.
-    model = factory.build_model(config).clone(winograd=False)
-    step, _, state = build_train_step(config, model, sharding.make_mesh())
+    model = build_model(config).clone(winograd=False)
+    step, _, state = build_train_step(config, model, make_mesh())
     start = time.perf_counter()
     analysis = step.lower(state, _examples(config, batch)).compile().memory_analysis()
     return {

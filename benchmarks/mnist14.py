@@ -14,9 +14,9 @@ import jax
 from absl import app, flags
 
 from benchmarks.jax_contestants import build_train_step, examples, trajectory
-from iddpm_jax import factory
+from iddpm_jax.config.build_model import build_model
+from iddpm_jax.distributed.mesh import make_mesh, shard_batch
 from iddpm_jax.recipes import mnist14
-from iddpm_jax.training import sharding
 
 _EPOCH_STEPS = 10
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Epochs, and trajectories; medians are shown.")
@@ -25,10 +25,10 @@ _NUMPY = {"epoch_seconds": 14 * 60, "ms_per_sampling_step": 25}
 
 def time_training(config, repeats: int) -> dict[str, float]:
     """Seconds to compile the step, and the median of an epoch's."""
-    mesh = sharding.make_mesh()
-    step, init, _ = build_train_step(config, factory.build_model(config), mesh)
+    mesh = make_mesh()
+    step, init, _ = build_train_step(config, build_model(config), mesh)
     state = jax.block_until_ready(init(jax.random.key(0)))
-    batch = sharding.shard_batch(mesh, examples(config, config.train.batch_size))
+    batch = shard_batch(mesh, examples(config, config.train.batch_size))
     start = time.perf_counter()
     compiled = step.lower(state, batch).compile()
     compile_seconds = time.perf_counter() - start

@@ -16,7 +16,7 @@ from absl import app, flags
 import iddpm_jax
 from benchmarks.digits_judge import classifier, flat
 from iddpm_jax.data import digits_source
-from iddpm_jax.evaluation.super_resolution import bilinear
+from iddpm_jax.sampling.super_resolution import bilinear
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Super-resolution model, 8 x 8 from 4 x 4.")
 _BASE = flags.DEFINE_string("base_workdir", None, "Model of 4 x 4 digits.")

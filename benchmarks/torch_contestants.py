@@ -11,15 +11,15 @@ import time
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
-from iddpm_jax import factory
-from iddpm_jax.published import recipe_config
+from iddpm_jax.config.build_model import build_model
+from iddpm_jax.torch_io.published import recipe_config
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def build_network(config) -> UNet2DModel:
     """diffusers' network for a configuration of ours."""
-    model, c = factory.build_model(config), config.model
+    model, c = build_model(config), config.model
     widths = [c.num_channels * mult for mult in model.channel_mult]
     attends = [2**level in model.attention_resolutions for level in range(len(widths))]
     attending = [w for w, a in zip(widths, attends, strict=True) if a] or widths[-1:]

@@ -9,11 +9,11 @@ import pathlib
 import sys
 from collections.abc import Iterator
 
-from iddpm_jax import configuration
 from iddpm_jax.cli import command
 from iddpm_jax.cli.flag_errors import define_path
+from iddpm_jax.config.record import config_from_dict, run_identity
 from iddpm_jax.errors import UsageError
-from iddpm_jax.training import workdir as wd
+from iddpm_jax.files import workdir as wd
 from iddpm_jax.training.identity import RunIdentity
 
 _WORKDIR = define_path("workdir", "Work directory to verify.")
@@ -38,7 +38,7 @@ def main() -> None:
 def findings(workdir: pathlib.Path) -> Iterator[tuple[str, str]]:
     """Yields what was looked at, and what is wrong with it or ""."""
     try:
-        config = configuration.config_from_dict(wd.read_config(workdir))
+        config = config_from_dict(wd.read_config(workdir))
         yield "config.json", ""
     except UsageError as error:
         yield "config.json", str(error)
@@ -50,7 +50,7 @@ def findings(workdir: pathlib.Path) -> Iterator[tuple[str, str]]:
     except UsageError as error:
         yield "labels.json", str(error)
     yield "metrics.jsonl", _problem_of_log(workdir / "metrics.jsonl")
-    yield from _checkpoints(workdir, config, configuration.identity(config, names))
+    yield from _checkpoints(workdir, config, run_identity(config, names))
 
 
 def _problem_of_log(path: pathlib.Path) -> str:
@@ -72,12 +72,13 @@ def _problem_of_log(path: pathlib.Path) -> str:
 def _checkpoints(workdir: pathlib.Path, config, run: RunIdentity) -> Iterator[tuple[str, str]]:
     import jax
 
-    from iddpm_jax import factory, torch_run
+    from iddpm_jax.config.build_model import build_model
+    from iddpm_jax.torch_io import run
     from iddpm_jax.training.checkpoints import Checkpoints
 
     jax.config.update("jax_platforms", "cpu")  # Nothing is computed.
     try:
-        abstract = torch_run.abstract_state(config, factory.build_model(config))
+        abstract = run.abstract_state(config, build_model(config))
     except UsageError as error:
         yield "checkpoints", str(error)
         return

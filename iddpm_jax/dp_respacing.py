@@ -22,8 +22,8 @@ from iddpm_jax.errors import SMALLER_BATCHES, UsageError, explain_out_of_memory
 if TYPE_CHECKING:
     import numpy as np
 
-    from iddpm_jax.evaluation.respacing_table import RespacingTable
-    from iddpm_jax.evaluation.shards import Shards
+    from iddpm_jax.files.respacing_table import RespacingTable
+    from iddpm_jax.files.shards import Shards
 
 _WORKDIR = define_path("workdir", "Work directory of the trained model.")
 _SPLIT = flags.DEFINE_string("split", "test", "Held-out images to measure the steps on.")
@@ -60,13 +60,14 @@ def main() -> None:
         raise UsageError("--split is empty: name a part of the data, such as test or train")
     load_recorded(pathlib.Path(_WORKDIR.value))  # Refused before JAX is imported.
 
-    from iddpm_jax import compilation_cache, trained
     from iddpm_jax import diffusion as dm
-    from iddpm_jax.evaluation.generation import batch_size_for
-    from iddpm_jax.evaluation.image_batches import spread_indices
-    from iddpm_jax.evaluation.shards import Shards
-    from iddpm_jax.output_directory import drop_other, model_digest, own, remove_own
-    from iddpm_jax.training import sharding
+    from iddpm_jax import trained
+    from iddpm_jax.cli import compilation_cache
+    from iddpm_jax.data.image_batches import spread_indices
+    from iddpm_jax.distributed.mesh import make_mesh
+    from iddpm_jax.files.output_directory import drop_other, model_digest, own, remove_own
+    from iddpm_jax.files.shards import Shards
+    from iddpm_jax.sampling.generator import batch_size_for
 
     model = trained.load(_WORKDIR.value, _EMA.value, trust_code=_TRUST.value)
     model.refuse_without_likelihood("dp_respacing")
@@ -77,7 +78,7 @@ def main() -> None:
     candidates = _candidates(model.betas.size)
     d = model.build_diffusion("" if candidates is None else f"exact{candidates.size}")
     dm.check_searchable(d)
-    mesh = sharding.make_mesh()
+    mesh = make_mesh()
     indices = spread_indices(len(source), min(_NUM.value, len(source)))
     size = batch_size_for(len(indices), _BATCH.value, mesh)
     compilation_cache.enable(workdir.parent)
@@ -107,9 +108,9 @@ def _measure(model, d, betas, source, mesh, indices, size: int, shards: Shards) 
     """Measures the images that are missing in the shards."""
     import numpy as np
 
-    from iddpm_jax.evaluation.image_batches import image_batches
-    from iddpm_jax.evaluation.transition_costs import make_measure
-    from iddpm_jax.progress_bar import progress_bar
+    from iddpm_jax.cli.progress_bar import progress_bar
+    from iddpm_jax.data.image_batches import image_batches
+    from iddpm_jax.evaluation.step_costs import make_measure
 
     total, done = len(indices), shards.done()
     if done:
@@ -129,8 +130,8 @@ def _search(shards: Shards, num_timesteps: int, candidates, model, workdir: path
     import numpy as np
 
     from iddpm_jax import diffusion as dm
-    from iddpm_jax.evaluation.respacing_table import RespacingTable, save_table
-    from iddpm_jax.evaluation.transition_costs import mean_costs
+    from iddpm_jax.evaluation.step_costs import mean_costs
+    from iddpm_jax.files.respacing_table import RespacingTable, save_table
 
     bounds, kept = dm.best_timesteps(mean_costs(shards, num_timesteps), num_timesteps)
     if candidates is not None:

@@ -10,17 +10,17 @@ import pathlib
 
 from absl import flags
 
-from iddpm_jax import torch_conventions
 from iddpm_jax.cli import command
 from iddpm_jax.cli.flag_errors import define_path
 from iddpm_jax.config.recipes import load_recorded
+from iddpm_jax.torch_io import conventions
 
 _WORKDIR = define_path("workdir", "Work directory of the trained model.")
 _OUT = define_path("out", "Directory to write the files into.")
 _ATTENTION_ORDER = flags.DEFINE_enum(
     "attention_order",
     None,
-    list(torch_conventions.ATTENTION_ORDERS),
+    list(conventions.ATTENTION_ORDERS),
     "Order of queries, keys and values: legacy, for improved-diffusion, or new, for "
     "guided-diffusion with use_new_attention_order. By default as imported, or legacy.",
 )
@@ -43,13 +43,14 @@ def main() -> None:
 
     import jax
 
-    from iddpm_jax import factory, torch_run
-    from iddpm_jax.torch_files import require_torch
+    from iddpm_jax.config.build_model import build_model
+    from iddpm_jax.torch_io import run
+    from iddpm_jax.torch_io.files import require_torch
 
     require_torch()
     jax.config.update("jax_platforms", "cpu")  # Nothing is computed.
-    state = torch_run.restore(workdir, config, factory.build_model(config))
-    for path in torch_run.write_run(state, config, pathlib.Path(_OUT.value), conventions):
+    state = run.restore(workdir, config, build_model(config))
+    for path in run.write_run(state, config, pathlib.Path(_OUT.value), conventions):
         print(path)
     if conventions.attention_order != "legacy":
         print("attention is ordered for guided-diffusion's use_new_attention_order")
@@ -60,7 +61,7 @@ def main() -> None:
         )
 
 
-def _conventions(workdir: pathlib.Path) -> torch_conventions.Conventions:
+def _conventions(workdir: pathlib.Path) -> conventions.Conventions:
     """Those of the import, where no flag says otherwise."""
     flags_given = {
         "attention_order": _ATTENTION_ORDER.value,
@@ -68,7 +69,7 @@ def _conventions(workdir: pathlib.Path) -> torch_conventions.Conventions:
         "microbatch": _TORCH_MICROBATCH.value,
     }
     given = {name: value for name, value in flags_given.items() if value is not None}
-    return torch_conventions.check(torch_conventions.recorded(workdir)._replace(**given))
+    return conventions.check(conventions.recorded(workdir)._replace(**given))
 
 
 # Quiet: Orbax warns of what is meant.

@@ -20,19 +20,21 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from iddpm_jax import configuration, torch_conventions
 from iddpm_jax.cli import command, config_flag
 from iddpm_jax.cli.flag_errors import define_path
+from iddpm_jax.config.check import check_config
+from iddpm_jax.config.record import run_identity
 from iddpm_jax.errors import UsageError
-from iddpm_jax.evaluation.files import write_json
+from iddpm_jax.files.atomic import write_json
 from iddpm_jax.files.paths import local_path
-from iddpm_jax.published import PUBLISHED
-from iddpm_jax.torch_conventions import Conventions
-from iddpm_jax.training.workdir import lock, open_workdir
+from iddpm_jax.files.workdir import lock, open_workdir
+from iddpm_jax.torch_io import conventions
+from iddpm_jax.torch_io.conventions import Conventions
+from iddpm_jax.torch_io.published import PUBLISHED
 
 if TYPE_CHECKING:
     from iddpm_jax import models
-    from iddpm_jax.torch_flags import TorchFlags
+    from iddpm_jax.torch_io.flags import TorchFlags
 
 _CHECKPOINT = define_path("checkpoint", "The network's weights: a state dict, .pt or .safetensors.")
 _WORKDIR = define_path("workdir", "Work directory to make.")
@@ -54,7 +56,7 @@ _MODEL_FLAGS = flags.DEFINE_string(
 _ATTENTION_ORDER = flags.DEFINE_enum(
     "attention_order",
     None,
-    list(torch_conventions.ATTENTION_ORDERS),
+    list(conventions.ATTENTION_ORDERS),
     "How the file orders queries, keys and values: legacy, as improved-diffusion, or new, as "
     "guided-diffusion with use_new_attention_order.",
 )
@@ -75,9 +77,11 @@ _TORCH_BATCH_SIZE = flags.DEFINE_integer(
 def main() -> None:
     import jax
 
-    from iddpm_jax import factory, models, torch_run
-    from iddpm_jax.torch_config import check_images
-    from iddpm_jax.torch_files import read_state_dict
+    from iddpm_jax import models
+    from iddpm_jax.config.build_model import build_model
+    from iddpm_jax.torch_io import run
+    from iddpm_jax.torch_io.files import read_state_dict
+    from iddpm_jax.torch_io.recognise import check_images
 
     jax.config.update("jax_platforms", "cpu")  # Nothing is computed.
     checkpoint = pathlib.Path(_CHECKPOINT.value)
@@ -92,8 +96,8 @@ def main() -> None:
     found = _config(arch, checkpoint, given, own_run=bool(ema or optimizer))
     config = found.config
     conventions = _conventions(given, found.published)
-    model = factory.build_model(config)
-    run = torch_run.read_run(state_dict, ema, optimizer, model, conventions)
+    model = build_model(config)
+    run = run.read_run(state_dict, ema, optimizer, model, conventions)
     whole = bool(found.published) or config_flag.given() is not None
     chosen = whole or "train.ema_rate" in {*_overrides(), *given.listed}
     _adopt_rates(config, checkpoint, list(ema), chosen)
@@ -104,12 +108,12 @@ def main() -> None:
     files = [checkpoint, *ema.values(), *([optimizer] if optimizer else [])]
     step = _step(files, found.published)
     _set_num_steps(config, step)
-    state = torch_run.to_state(run, config, model, step)
+    state = run.to_state(run, config, model, step)
     record = {
         "published": found.published,
         "step": step,
         "checkpoint": _record(checkpoint),
-        "checkpoint_is_average": torch_run.parse_name(checkpoint).ema_rate or "",
+        "checkpoint_is_average": run.parse_name(checkpoint).ema_rate or "",
         "ema": {rate: _record(path) for rate, path in ema.items()},
         "optimizer": _record(optimizer) if optimizer else None,
         **conventions.record(),
@@ -121,14 +125,14 @@ def main() -> None:
 
 def _model_flags(arch: models.Architecture) -> TorchFlags:
     """What --model_flags says; nothing where it is not given."""
-    from iddpm_jax import torch_flags
-    from iddpm_jax.torch_flags import TorchFlags
+    from iddpm_jax.torch_io import flags
+    from iddpm_jax.torch_io.flags import TorchFlags
 
     if _MODEL_FLAGS.value is None:
         return TorchFlags({}, {})
     if config_flag.given() is not None:
         raise UsageError("--model_flags and --config are two answers to one question; give one")
-    given = torch_flags.parse(_MODEL_FLAGS.value, arch)
+    given = flags.parse(_MODEL_FLAGS.value, arch)
     for note in given.notes:
         print(f"of --model_flags, {note}")
     if "train.batch_size" in given.listed.keys() - _overrides().keys():
@@ -156,7 +160,7 @@ def _conventions(given: TorchFlags, published: str) -> Conventions:
         if None not in (flag.value, told) and flag.value != told:
             raise UsageError(f"--torch_{name}={flag.value}, but --model_flags has {told}")
         sizes[name] = told if flag.value is None else flag.value
-    return torch_conventions.check(
+    return conventions.check(
         Conventions(
             _ATTENTION_ORDER.value or "legacy",
             sizes["batch_size"] or 0,
@@ -190,7 +194,7 @@ def _asks(values, published: bool) -> list[str]:
 
 def _adopt_rates(config, checkpoint: pathlib.Path, rates: list[str], chosen: bool) -> None:
     """Takes the averages' rates from the files' names, unless they were chosen."""
-    from iddpm_jax import torch_run
+    from iddpm_jax.torch_io import run
 
     has = [str(rate) for rate in config.train.ema_rate]
     if chosen:
@@ -201,7 +205,7 @@ def _adopt_rates(config, checkpoint: pathlib.Path, rates: list[str], chosen: boo
                 f"{config.train.ema_rate}; --config.train.ema_rate says which averages to keep"
             )
         return
-    own = torch_run.parse_name(checkpoint).ema_rate
+    own = run.parse_name(checkpoint).ema_rate
     rates = rates or ([own] if own else has)
     config.train.ema_rate = tuple(float(rate) for rate in rates)
 
@@ -221,13 +225,13 @@ def _adopt(key: str, value: float, config, optimizer: pathlib.Path, given: Torch
 
 
 def _ema_files() -> dict[str, pathlib.Path]:
-    from iddpm_jax import torch_run
+    from iddpm_jax.torch_io import run
 
     files: dict[str, pathlib.Path] = {}
     for value in _EMA.value:
         for name in [value] if pathlib.Path(value).exists() else value.split(","):
             path = local_path(name, "--ema")
-            rate = torch_run.parse_name(path).ema_rate
+            rate = run.parse_name(path).ema_rate
             if rate is None:
                 raise UsageError(f"--ema={name}: the name should be as in ema_0.9999_500000.pt")
             if rate in files:
@@ -246,16 +250,16 @@ def _new_workdir() -> pathlib.Path:
 
 
 def _config(arch, checkpoint: pathlib.Path, given: TorchFlags, own_run: bool):
-    from iddpm_jax import torch_flags, torch_run
-    from iddpm_jax.torch_config import config_for
+    from iddpm_jax.torch_io import flags, run
+    from iddpm_jax.torch_io.recognise import config_for
 
     whole = None if config_flag.given() is None else config_flag.value()
     if whole is not None and _PRESET.value:
         raise UsageError("--preset and --config are two answers to one question; give one")
-    own_run = own_run or torch_run.parse_name(checkpoint).step is not None
-    overrides = torch_flags.merge(given, _overrides())
+    own_run = own_run or run.parse_name(checkpoint).step is not None
+    overrides = flags.merge(given, _overrides())
     found = config_for(arch, checkpoint, whole, overrides, _PRESET.value or "", own_run, _asks)
-    configuration.check_config(found.config)
+    check_config(found.config)
     return found
 
 
@@ -273,9 +277,9 @@ def _set_num_steps(config, step: int) -> None:
 
 
 def _step(files: list[pathlib.Path], published: str) -> int:
-    from iddpm_jax import torch_run
+    from iddpm_jax.torch_io import run
 
-    named = torch_run.common_step(files)
+    named = run.common_step(files)
     if named is not None and _STEP.value not in (None, named):
         raise UsageError(f"--step={_STEP.value}, but the files are of step {named}")
     if named is None:
@@ -294,7 +298,7 @@ def _record(path: pathlib.Path) -> dict[str, str]:
 
 def _write(workdir: pathlib.Path, state, config, record: dict) -> None:
     """Makes the work directory beside its place, and moves it there when it is complete."""
-    from iddpm_jax import factory
+    from iddpm_jax.config.record import MAY_CHANGE
     from iddpm_jax.training.checkpoint_writer import save_host_state
 
     scratch = workdir.with_name(f".{workdir.name}.importing")
@@ -306,11 +310,11 @@ def _write(workdir: pathlib.Path, state, config, record: dict) -> None:
                     shutil.rmtree(left_over)
                 elif left_over.name != ".lock":
                     left_over.unlink()
-            open_workdir(str(scratch), config.to_dict(), factory.MAY_CHANGE)
+            open_workdir(str(scratch), config.to_dict(), MAY_CHANGE)
             write_json(scratch / "imported.json", record)
             # The data iterator's position after a step is the step: no data is needed here.
             data_state = {"next_index": int(state.step)}
-            save_host_state(scratch, state, data_state, configuration.identity(config))
+            save_host_state(scratch, state, data_state, run_identity(config))
             os.rename(scratch, workdir)
         except BaseException:
             _remove(scratch)

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from iddpm_jax import launch
-from iddpm_jax.cli import command
+from iddpm_jax.cli import command, launch
 from iddpm_jax.cli.flag_errors import define_path
 from iddpm_jax.config.recipes import load_recorded
 from iddpm_jax.errors import SMALLER_BATCHES, UsageError, explain_out_of_memory
@@ -63,14 +62,15 @@ def main() -> None:
 
     import jax
 
-    from iddpm_jax import compilation_cache, processes, trained
+    from iddpm_jax import distributed, trained
+    from iddpm_jax.cli import compilation_cache
     from iddpm_jax.data import facts_of
+    from iddpm_jax.data.image_batches import spread_indices
+    from iddpm_jax.distributed.mesh import make_mesh
     from iddpm_jax.evaluation.bound_files import read_result, write_result
-    from iddpm_jax.evaluation.generation import batch_size_for
-    from iddpm_jax.evaluation.image_batches import spread_indices
-    from iddpm_jax.evaluation.shards import Shards
-    from iddpm_jax.output_directory import own
-    from iddpm_jax.training import sharding
+    from iddpm_jax.files.output_directory import own
+    from iddpm_jax.files.shards import Shards
+    from iddpm_jax.sampling.generator import batch_size_for
 
     launch.join()
     model = trained.load(
@@ -81,25 +81,25 @@ def main() -> None:
     source = model.open_source(
         _SPLIT.value, data_dir=_DATA_DIR.value, test_percent=_TEST_PERCENT.value
     )
-    mesh = sharding.make_mesh()
+    mesh = make_mesh()
     indices = spread_indices(len(source), _NUM.value)
     size = batch_size_for(len(indices), _BATCH.value, mesh)
     settings = _settings(model, len(indices), source.fingerprint)
     agreed = {**settings, "batch_size": size, **facts_of(source)}
-    processes.check_same_everywhere(agreed, "model or data")
+    distributed.check_same_everywhere(agreed, "model or data")
     out = pathlib.Path(_OUT.value or _default_out(settings)).absolute()
     compilation_cache.enable(pathlib.Path(_WORKDIR.value).absolute().parent)
     with own(out, settings, "settings.json"):
         shards, is_first = Shards(out / "shards", len(indices)), jax.process_index() == 0
         if is_first and not d.var_type.is_learned:
             _tell_variance(d.var_type)
-        if not processes.on_first(lambda: read_result(out, settings) is not None):
+        if not distributed.on_first(lambda: read_result(out, settings) is not None):
             _evaluate(model, d, source, mesh, indices, size, out, shards)
-            processes.on_first(lambda: write_result(out, settings, shards, d.num_timesteps))
+            distributed.on_first(lambda: write_result(out, settings, shards, d.num_timesteps))
         if is_first:
             shards.remove()
             _report(out, read_result(out, settings))
-    processes.finish()
+    distributed.finish()
 
 
 @explain_out_of_memory(SMALLER_BATCHES)
@@ -107,10 +107,10 @@ def _evaluate(model, d, source, mesh, indices, size: int, out: pathlib.Path, sha
     """Evaluates the images that are missing in the shards."""
     import jax
 
-    from iddpm_jax import processes
+    from iddpm_jax import distributed
+    from iddpm_jax.cli.progress_bar import progress_bar
+    from iddpm_jax.data.image_batches import image_batches
     from iddpm_jax.evaluation.bound import make_bound
-    from iddpm_jax.evaluation.image_batches import image_batches
-    from iddpm_jax.progress_bar import progress_bar
 
     bound = make_bound(
         d,
@@ -121,12 +121,12 @@ def _evaluate(model, d, source, mesh, indices, size: int, out: pathlib.Path, sha
         clip_denoised=_CLIP.value,
         low_res=model.low_res,
     )
-    total, done = len(indices), processes.on_first(shards.done)
+    total, done = len(indices), distributed.on_first(shards.done)
     if done:
-        processes.tell(f"continuing after {done:,} finished images")
+        distributed.print_once(f"continuing after {done:,} finished images")
     advanced = itertools.count()
     with (
-        processes.Watch(out, launch.peer_timeout()) as watch,
+        distributed.Watch(out, launch.peer_timeout()) as watch,
         progress_bar(total, done, "images") as bar,
     ):
         for start, batch in zip(
@@ -146,7 +146,7 @@ def _evaluate(model, d, source, mesh, indices, size: int, out: pathlib.Path, sha
 
 def _settings(model: trained.TrainedModel, num_images: int, fingerprint: str) -> dict:
     """What an evaluation is: two that agree in this give the same files."""
-    from iddpm_jax.output_directory import model_digest
+    from iddpm_jax.files.output_directory import model_digest
 
     return {
         "model": model_digest(model),
@@ -163,7 +163,7 @@ def _settings(model: trained.TrainedModel, num_images: int, fingerprint: str) ->
 
 
 def _default_out(settings: dict) -> pathlib.Path:
-    from iddpm_jax.output_directory import default_directory
+    from iddpm_jax.files.output_directory import default_directory
 
     percent = settings["test_percent"]
     parts = (

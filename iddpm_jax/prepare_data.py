@@ -54,9 +54,9 @@ def _pack(kind: str) -> None:
         raise UsageError(f"--split={_SPLIT.value!r} must be of letters, digits and underscores")
     if kind == "imagenet_npz" and channels != 3:
         raise UsageError(f"--channels={channels}: down-sampled ImageNet is RGB, 3 channels")
+    from iddpm_jax.cli.progress_bar import progress_bar
     from iddpm_jax.data import packing
     from iddpm_jax.data.packed_writer import PackedWriter
-    from iddpm_jax.progress_bar import progress_bar
 
     if kind == "folder":
         origin = packing.folder_origin(source, size, channels, _LABELS.value, _EXIF.value)

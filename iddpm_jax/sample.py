@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from iddpm_jax import launch
-from iddpm_jax import sampling_flags as common
-from iddpm_jax.cli import command
+from iddpm_jax.cli import command, launch
+from iddpm_jax.cli import sampling_flags as common
 from iddpm_jax.cli.flag_errors import define_path
 from iddpm_jax.config.recipes import load_recorded
 from iddpm_jax.errors import UsageError
 
 if TYPE_CHECKING:
-    from iddpm_jax import pictures, trained
-    from iddpm_jax.evaluation.generation import Generator
+    from iddpm_jax import trained
+    from iddpm_jax.sampling import pictures
+    from iddpm_jax.sampling.generator import Generator
 
 _NUM = flags.DEFINE_integer(
     "num_samples", 64, "Number of samples.", lower_bound=1, upper_bound=2**31 - 1
@@ -56,10 +56,12 @@ def main() -> None:
     _check_lists()
     load_recorded(pathlib.Path(common.WORKDIR.value))  # Refused before JAX is imported.
 
-    from iddpm_jax import compilation_cache, pictures, processes, trained
-    from iddpm_jax.drawing import Drawing, draw
-    from iddpm_jax.evaluation.generation import batch_size_for
-    from iddpm_jax.output_directory import own
+    from iddpm_jax import distributed, trained
+    from iddpm_jax.cli import compilation_cache
+    from iddpm_jax.files.output_directory import own
+    from iddpm_jax.sampling import pictures
+    from iddpm_jax.sampling.generator import batch_size_for
+    from iddpm_jax.sampling.write_samples import Drawing, draw
 
     launch.join()
     model = trained.load(
@@ -75,7 +77,7 @@ def main() -> None:
     compilation_cache.enable(pathlib.Path(common.WORKDIR.value).absolute().parent)
     if _INVERT.value or _INTERPOLATE.value:
         _pictures_alone(model, generator, settings)
-        processes.finish()
+        distributed.finish()
         return
     if _STEPS.value > generator.d.num_timesteps:
         raise UsageError(
@@ -86,16 +88,20 @@ def main() -> None:
     drawing = Drawing(model, generator, settings, out, label_of, size, common.PNG.value)
     with own(out, settings):
         samples = draw(drawing, launch.peer_timeout())
-        processes.tell(f"{settings['num_samples']:,} samples: {samples}")
-        processes.tell(f"grid: {out / 'grid.png'}")
+        distributed.print_once(f"{settings['num_samples']:,} samples: {samples}")
+        distributed.print_once(f"grid: {out / 'grid.png'}")
         options = _options(model, generator, settings, out)
         if _STEPS.value:
-            processes.tell(f"reverse process: {pictures.write_steps(options, _STEPS.value)}")
+            distributed.print_once(
+                f"reverse process: {pictures.write_steps(options, _STEPS.value)}"
+            )
         if _GIF.value:
-            processes.tell(f"film: {pictures.write_film(options)}")
+            distributed.print_once(f"film: {pictures.write_film(options)}")
         if _FORWARD.value:
-            processes.tell(f"forward process: {pictures.write_forward(options, _DATA_DIR.value)}")
-    processes.finish()
+            distributed.print_once(
+                f"forward process: {pictures.write_forward(options, _DATA_DIR.value)}"
+            )
+    distributed.finish()
 
 
 def _sampler(model: trained.TrainedModel) -> str:
@@ -109,7 +115,7 @@ def _sampler(model: trained.TrainedModel) -> str:
 
 
 def _options(model, generator, settings: dict, out: pathlib.Path) -> pictures.Options:
-    from iddpm_jax import pictures
+    from iddpm_jax.sampling import pictures
 
     return pictures.Options(
         model,
@@ -123,9 +129,9 @@ def _options(model, generator, settings: dict, out: pathlib.Path) -> pictures.Op
 
 
 def _pictures_alone(model: trained.TrainedModel, generator: Generator, settings: dict) -> None:
-    from iddpm_jax import pictures, processes
-    from iddpm_jax.evaluation import trajectories
-    from iddpm_jax.output_directory import digest_of, own
+    from iddpm_jax import distributed
+    from iddpm_jax.files.output_directory import digest_of, own
+    from iddpm_jax.sampling import pictures, trajectories
 
     if _INVERT.value and _INTERPOLATE.value:
         raise UsageError("--invert and --interpolate are two things; give one of them")
@@ -145,7 +151,7 @@ def _pictures_alone(model: trained.TrainedModel, generator: Generator, settings:
     with own(out, settings):
         if _INTERPOLATE.value:
             path = pictures.write_interpolation(options, settings["interpolate"])
-            processes.tell(f"interpolation: {path}")
+            distributed.print_once(f"interpolation: {path}")
             return
         errors = pictures.write_inversion(options, images)
     for path, error in zip(_INVERT.value, errors, strict=True):

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from iddpm_jax import launch
-from iddpm_jax import sampling_flags as common
-from iddpm_jax.cli import command
+from iddpm_jax.cli import command, launch
+from iddpm_jax.cli import sampling_flags as common
 from iddpm_jax.cli.flag_errors import define_path
 from iddpm_jax.config.recipes import load_recorded
 from iddpm_jax.errors import UsageError
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from iddpm_jax import trained
-    from iddpm_jax.base_samples import BaseSamples
-    from iddpm_jax.drawing import Drawing
+    from iddpm_jax.sampling.base_samples import BaseSamples
+    from iddpm_jax.sampling.write_samples import Drawing
 
 _SAMPLES = define_path(
     "base_samples", "npz of small images, as the sample command writes it, labels included."
@@ -69,11 +68,12 @@ def main() -> None:
         )
     load_recorded(pathlib.Path(common.WORKDIR.value))  # Refused before JAX is imported.
 
-    from iddpm_jax import compilation_cache, processes, trained
-    from iddpm_jax.drawing import Drawing, draw
-    from iddpm_jax.evaluation.generation import batch_size_for
-    from iddpm_jax.evaluation.super_resolution import comparison_grid
-    from iddpm_jax.output_directory import digest_of, own
+    from iddpm_jax import distributed, trained
+    from iddpm_jax.cli import compilation_cache
+    from iddpm_jax.files.output_directory import digest_of, own
+    from iddpm_jax.sampling.generator import batch_size_for
+    from iddpm_jax.sampling.super_resolution import comparison_grid
+    from iddpm_jax.sampling.write_samples import Drawing, draw
 
     launch.join()
     workdir = pathlib.Path(common.WORKDIR.value).absolute()
@@ -129,9 +129,9 @@ def main() -> None:
             grid,
         )
         samples = draw(drawing, launch.peer_timeout())
-    processes.tell(f"{count:,} samples: {samples}")
-    processes.tell(f"low resolution, bilinear and result: {out / 'grid.png'}")
-    processes.finish()
+    distributed.print_once(f"{count:,} samples: {samples}")
+    distributed.print_once(f"low resolution, bilinear and result: {out / 'grid.png'}")
+    distributed.finish()
 
 
 def _label_rule(model: trained.TrainedModel, labels: list[int] | None, base: BaseSamples):
@@ -147,9 +147,9 @@ def _label_rule(model: trained.TrainedModel, labels: list[int] | None, base: Bas
 
 
 def _draw_base(cascade: Drawing, model: trained.TrainedModel) -> BaseSamples:
-    from iddpm_jax.base_samples import read_npz
-    from iddpm_jax.drawing import draw
-    from iddpm_jax.output_directory import own
+    from iddpm_jax.files.output_directory import own
+    from iddpm_jax.sampling.base_samples import read_npz
+    from iddpm_jax.sampling.write_samples import draw
 
     with own(cascade.out, cascade.settings):
         samples = draw(cascade, launch.peer_timeout())
@@ -162,7 +162,7 @@ def _small_shape(model: trained.TrainedModel) -> tuple[int, int, int]:
 
 def _read(model: trained.TrainedModel) -> BaseSamples:
     """The images that were given, checked against the model."""
-    from iddpm_jax.base_samples import read_folder, read_npz
+    from iddpm_jax.sampling.base_samples import read_folder, read_npz
 
     read = read_npz if _SAMPLES.value else read_folder
     base = read(_SAMPLES.value or _IMAGES.value, _NUM.value, _small_shape(model))
@@ -200,8 +200,8 @@ def _load_base(model: trained.TrainedModel) -> trained.TrainedModel:
 
 def _cascade(base: trained.TrainedModel, wanted: dict, batch_size: int) -> Drawing:
     """How the small samples of a cascade are drawn, in a directory that is still to be named."""
-    from iddpm_jax.drawing import Drawing
-    from iddpm_jax.output_directory import model_digest
+    from iddpm_jax.files.output_directory import model_digest
+    from iddpm_jax.sampling.write_samples import Drawing
 
     generator = base.generator(
         _BASE_SAMPLER.value, _BASE_RESPACING.value, 0.0, _BASE_GUIDANCE.value

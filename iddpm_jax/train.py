@@ -11,9 +11,11 @@ from contextlib import ExitStack
 
 from absl import flags
 
-from iddpm_jax import configuration, launch, own_code
-from iddpm_jax.cli import command, config_flag
+from iddpm_jax.cli import command, config_flag, launch
 from iddpm_jax.cli.flag_errors import define_path
+from iddpm_jax.config import own_code
+from iddpm_jax.config.check import check_config
+from iddpm_jax.config.record import flat_config
 
 _TABLE = flags.DEFINE_bool("parameter_table", False, "Print every parameter with its shape.")
 _TRUST = flags.DEFINE_bool(
@@ -26,35 +28,40 @@ _WORKDIR = define_path(
 
 def main() -> None:
     config = config_flag.value()
-    configuration.check_config(config)
-    values = configuration.flat_config(config)
+    check_config(config)
+    values = flat_config(config)
     if config_flag.is_recorded() and not _TRUST.value:
         own_code.refuse_untrusted(values, "the run's config.json")
     own_code.allow(values)  # A recipe is the user's own program, and so is what it names.
-    from iddpm_jax import compilation_cache, factory, processes
+    from iddpm_jax import distributed
+    from iddpm_jax.cli import compilation_cache
     from iddpm_jax.config import defaults
+    from iddpm_jax.config.build_model import follow_image_size
+    from iddpm_jax.config.build_training import build_training
+    from iddpm_jax.config.record import MAY_CHANGE
+    from iddpm_jax.files import workdir
     from iddpm_jax.files.paths import local_path
-    from iddpm_jax.training import loop, workdir
+    from iddpm_jax.training import loop
 
     launch.join()
     if "model.attention_resolutions" not in config_flag.overrides():
-        factory.follow_image_size(config, config_flag.recipe_value("model.image_size"))
+        follow_image_size(config, config_flag.recipe_value("model.image_size"))
     directory = local_path(_WORKDIR.value, "--workdir").absolute()
     with ExitStack() as held:
-        run = factory.build_training(config, workdir.known_labels(str(directory)))
+        run = build_training(config, workdir.known_labels(str(directory)))
 
         def open_workdir() -> None:
             held.enter_context(workdir.lock(directory))
             workdir.open_workdir(
                 str(directory),
                 run.config,
-                factory.MAY_CHANGE,
+                MAY_CHANGE,
                 defaults.get_config().to_dict(),
             )
             if run.class_names:
                 workdir.write_labels(directory, run.class_names)
 
-        processes.on_first(open_workdir)
+        distributed.on_first(open_workdir)
         compilation_cache.enable(directory.parent)
         loop.train(run, directory, launch.peer_timeout(), parameter_table=_TABLE.value)
 

@@ -1,280 +1,27 @@
-"""A trained model, loaded from its work directory: `iddpm_jax.load`."""
+"""Loading a trained model from its work directory: `iddpm_jax.load`."""
 
-import dataclasses
 import functools
-import hashlib
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
-import numpy as np
 
-from iddpm_jax import compilation_cache as persistent_cache
-from iddpm_jax import configuration, factory, models, own_code, processes
 from iddpm_jax import diffusion as dm
+from iddpm_jax import distributed, models
+from iddpm_jax.cli import compilation_cache as persistent_cache
+from iddpm_jax.config import own_code
+from iddpm_jax.config.build_data import build_source, build_standardization
+from iddpm_jax.config.build_diffusion import build_betas, build_diffusion, is_continuous
+from iddpm_jax.config.build_model import build_low_res, build_model
 from iddpm_jax.config.recipes import load_recorded
-from iddpm_jax.data import Source
+from iddpm_jax.config.record import flat_config, run_identity
+from iddpm_jax.distributed.mesh import make_mesh, replicated
 from iddpm_jax.errors import UsageError
-from iddpm_jax.evaluation.generation import Generator, draw_all
-from iddpm_jax.evaluation.respacing_table import SEARCHED, searched_timesteps
-from iddpm_jax.evaluation.standardization import Standardization
 from iddpm_jax.files.paths import local_path
-from iddpm_jax.training import sharding
+from iddpm_jax.files.respacing_table import searched_timesteps
+from iddpm_jax.files.workdir import known_labels, read_labels
+from iddpm_jax.sampling.trained_model import TrainedModel
 from iddpm_jax.training.checkpoints import load_params
-from iddpm_jax.training.workdir import known_labels, read_labels
 
-
-# Two are the same if they are one object: arrays cannot be compared in a word, nor hashed.
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class TrainedModel:
-    """A network with its parameters and diffusion process; `load` makes one.
-
-    Attributes:
-      model, params: the network, plain, so that it can be differentiated in every way.
-      fast_model: the same network as it runs fastest here; forward mode may be missing.
-      image_shape: (H, W, C).
-      low_res: what makes a super-resolution model's input; None for other models.
-      num_classes: classes that can be asked for; 0 for an unconditional model.
-      null_label: the label that stands for none, where the model was trained with it.
-      class_names: names of the classes.
-      step: training steps taken.
-      ema: the decay of the average that the parameters are, or "none".
-      betas: the schedule, float64 `[T]`; None for a process in continuous time.
-      standardization: of the images that it was trained on.
-      build_diffusion: respacing ("" for every timestep) to the process.
-      open_source: split ("" for the training one) to the data that it was trained on; takes
-        `data_dir` where they have moved, and `test_percent` for another test split of a folder.
-    """
-
-    model: models.UNet
-    fast_model: models.UNet
-    params: Any
-    image_shape: tuple[int, int, int]
-    low_res: models.LowRes | None
-    num_classes: int
-    null_label: int | None
-    class_names: tuple[str, ...]
-    step: int
-    ema: str
-    betas: np.ndarray | None
-    standardization: Standardization
-    build_diffusion: Callable[[str], dm.GaussianDiffusion]
-    open_source: Callable[..., Source]
-
-    def __repr__(self) -> str:
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.params))
-        process = "in continuous time" if self.betas is None else f"of {len(self.betas):,} steps"
-        facts = (
-            _architecture(self.model),
-            f"{parameters:,} parameters",
-            f"images {' × '.join(map(str, self.image_shape))}",
-            f"{self.num_classes} classes" if self.num_classes else "unconditional",
-            f"step {self.step:,}",
-            f"EMA {self.ema}",
-            f"process {process}",
-        )
-        return f"TrainedModel({', '.join(facts)})"
-
-    @property
-    def default_sampler(self) -> str:
-        """Ancestral sampling, but in continuous time, which people know with DDIM, that."""
-        return "ddim" if self.betas is None else "ddpm"
-
-    def refuse_super_resolution(self, command: str) -> None:
-        """UsageError if the model is one for super-resolution, which `command` is not for."""
-        if self.low_res is not None:
-            raise UsageError(
-                f"{command} is for models that draw images from noise alone, this one is for "
-                f"super-resolution (model.small_size={self.low_res.size}): see "
-                "python -m iddpm_jax.super_resolve"
-            )
-
-    def generator(
-        self, sampler: str | None, respacing: str, eta: float, guidance: float
-    ) -> Generator:
-        """What draws samples in a given way; UsageError if there is no such way."""
-        if guidance != 1 and self.null_label is None:
-            raise UsageError(
-                f"guidance={guidance} needs a model trained with train.label_dropout > 0"
-            )
-        # So that the second stage of a cascade has noise of its own, whatever the seeds.
-        second_stage = self.low_res is not None
-        return Generator(
-            d=self.build_diffusion(respacing),
-            model=self.fast_model,
-            params=self.params,
-            image_shape=self.image_shape,
-            sampler=self.default_sampler if sampler is None else sampler,
-            eta=eta,
-            null_label=self.null_label if guidance != 1 else None,
-            mesh=sharding.make_mesh(),
-            standardization=self.standardization,
-            x_T_stream=dm.Stream.SECOND_STAGE_X_T if second_stage else dm.Stream.X_T,
-            noise_stream=(
-                dm.Stream.SECOND_STAGE_NOISE if second_stage else dm.Stream.SAMPLING_NOISE
-            ),
-        )
-
-    def refuse_without_likelihood(self, command: str) -> None:
-        """UsageError if the model has no likelihood, which `command` needs."""
-        if self.betas is None:
-            raise UsageError(
-                f"{command} needs a likelihood, which a process in continuous time "
-                "(diffusion.process='continuous') that is trained on the error of ε does not have"
-            )
-        if self.standardization.changes:
-            raise UsageError(
-                f"{command} needs a likelihood, which is that of 8-bit images; a model of "
-                "standardised images (data.standardize=True) has none of those"
-            )
-
-    def respacing_name(self, respacing: str) -> str:
-        """What tells results of a respacing apart: searched timesteps change with every search."""
-        if not SEARCHED.fullmatch(respacing):
-            return respacing
-        kept = np.asarray(self.build_diffusion(respacing).model_timesteps)
-        return f"{respacing}-{hashlib.sha256(kept.tobytes()).hexdigest()[:8]}"
-
-    def label_rule(self, labels: Sequence[int] | None) -> Callable:
-        """Sample numbers to labels: the given ones, or all classes, in turn."""
-        if not self.num_classes:
-            if labels is not None:
-                raise UsageError(f"labels={labels!r}, but the model is unconditional")
-            return lambda indices: None
-        given = range(self.num_classes) if labels is None else labels
-        is_list = isinstance(given, Sequence) or (isinstance(given, np.ndarray) and given.ndim)
-        if not (is_list and len(given) and all(map(_is_whole, given))):
-            raise UsageError(f"labels={labels!r}: give a list of class numbers, such as [0, 1]")
-        outside = [int(label) for label in given if not 0 <= label < self.num_classes]
-        if outside:
-            raise UsageError(
-                f"labels {outside} are outside the model's {self.num_classes} classes, "
-                f"0 to {self.num_classes - 1}"
-            )
-        wanted = np.asarray(given, np.int32)
-        return lambda indices: wanted[indices % len(wanted)]
-
-    def sample(
-        self,
-        num: int,
-        *,
-        labels: Sequence[int] | None = None,
-        sampler: str | None = None,
-        respacing: str = "",
-        eta: float = 0.0,
-        guidance: float = 1.0,
-        seed: int = 0,
-        batch_size: int = 64,
-    ) -> np.ndarray:
-        """Draws images; number i depends on the seed and i alone.
-
-        Args:
-          num: how many.
-          labels: class labels, taken in turn; None takes all classes in turn.
-          sampler: `ddpm`, `ddim` or `dpm-solver++`; None for `default_sampler`, as the command.
-          respacing: timesteps to use: `250`, `10,15,20`, `ddim50`, `exact30`, `logsnr20`; empty
-            for all; `dp25` where `python -m iddpm_jax.dp_respacing` has searched for them.
-          eta: noise of DDIM, 0 to 1.
-          guidance: weight of classifier-free guidance; 1 is the conditional model.
-          seed: of everything random.
-          batch_size: images drawn at a time; changes nothing but speed and memory.
-
-        Returns:
-          uint8 `[num, H, W, C]`.
-
-        Raises:
-          UsageError: the model cannot do what is asked.
-        """
-        self.refuse_super_resolution("sample")
-        way = {"sampler": sampler, "respacing": respacing, "eta": eta, "guidance": guidance}
-        return self._draw(num, self.label_rule(labels), None, batch_size, seed, way)
-
-    def super_resolve(
-        self,
-        images: np.ndarray,
-        *,
-        labels: Sequence[int] | None = None,
-        sampler: str | None = None,
-        respacing: str = "",
-        eta: float = 0.0,
-        guidance: float = 1.0,
-        seed: int = 0,
-        batch_size: int = 64,
-    ) -> np.ndarray:
-        """Draws a large version of each image; the options are those of `sample`.
-
-        Args:
-          images: uint8 `[N, h, w, C]`, of the size that the model takes.
-          labels: their classes, for a class-conditional model; taken in turn.
-
-        Returns:
-          uint8 `[N, H, W, C]`.
-
-        Raises:
-          UsageError: the images or labels do not fit the model.
-        """
-        images = np.asarray(images)
-        self.check_low_res(images, labels)
-        way = {"sampler": sampler, "respacing": respacing, "eta": eta, "guidance": guidance}
-        low_res_of = self.low_res_rule(images, seed)
-        return self._draw(len(images), self.label_rule(labels), low_res_of, batch_size, seed, way)
-
-    def check_low_res(self, images: np.ndarray, labels: Sequence[int] | None) -> None:
-        """UsageError unless images and labels can be given to a super-resolution model."""
-        if self.low_res is None:
-            raise UsageError("the model draws images from noise alone; it takes no images")
-        size, channels = self.low_res.size, self.image_shape[-1]
-        if images.dtype != np.uint8 or images.shape[1:] != (size, size, channels):
-            raise UsageError(
-                f"images are {images.dtype} of (height, width, channels) {images.shape[1:]}, the "
-                f"model takes uint8 of {(size, size, channels)}"
-            )
-        if not len(images):
-            raise UsageError("there are no images")
-        if self.num_classes and labels is None:
-            raise UsageError("the model is class-conditional, and there are no labels")
-
-    def low_res_rule(self, images: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
-        """Sample numbers to the network's input, float32 `[B, h, w, C]`; beyond the last, the last.
-
-        An image's noise, where the model was trained with some, depends on seed and number alone.
-        """
-
-        def low_res_of(indices: np.ndarray) -> np.ndarray:
-            small = images[np.minimum(indices, len(images) - 1)].astype(np.float32) / 127.5 - 1
-            keys = dm.stream_keys(seed, dm.Stream.SECOND_STAGE_LOW_RES, indices)
-            return np.asarray(self.low_res.augment(small, keys))
-
-        return low_res_of
-
-    def _draw(self, num, label_of, low_res_of, batch_size, seed, way) -> np.ndarray:
-        for name, value, least in (
-            ("num", num, 1),
-            ("batch_size", batch_size, 1),
-            ("seed", seed, 0),
-        ):
-            if not _is_whole(value) or not least <= value < 2**32:
-                raise UsageError(f"{name}={value!r} must be a whole number, {least} to 2**32 - 1")
-        return draw_all(
-            self.generator(**way),
-            num,
-            label_of,
-            low_res_of=low_res_of or (lambda indices: None),
-            seed=seed,
-            guidance=way["guidance"],
-            batch_size=batch_size,
-        )
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _architecture(model: Any) -> str:
-    name = type(model).__name__
-    if not isinstance(model, models.UNet):
-        return name
-    return f"{name} of {model.model_channels} × {tuple(model.channel_mult)} channels"
+__all__ = ["TrainedModel", "load"]
 
 
 def load(
@@ -308,7 +55,7 @@ def load(
     """
     path = local_path(workdir, "workdir")
     config = load_recorded(path)
-    values = configuration.flat_config(config)
+    values = flat_config(config)
     if not trust_code:
         own_code.refuse_untrusted(values, str(path / "config.json"))
     own_code.allow(values)
@@ -318,20 +65,18 @@ def load(
         raise UsageError(f"ema={ema!r}: {workdir} has {', '.join((*rates, 'none'))}")
     if compilation_cache:
         persistent_cache.enable(path.absolute().parent)
-    model = factory.build_model(config)
-    everywhere = sharding.replicated(sharding.make_mesh())
+    model = build_model(config)
+    everywhere = replicated(make_mesh())
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
         models.abstract_params(model),
     )
-    params, step = load_params(
-        path, ema, abstract, configuration.identity(config, known_labels(workdir))
-    )
-    processes.check_same(step, "the checkpoint that they found")
+    params, step = load_params(path, ema, abstract, run_identity(config, known_labels(workdir)))
+    distributed.check_same(step, "the checkpoint that they found")
 
-    def build_diffusion(respacing: str) -> dm.GaussianDiffusion:
+    def respaced(respacing: str) -> dm.GaussianDiffusion:
         searched = searched_timesteps(path, respacing, step, ema, force=force_respacing)
-        return factory.build_diffusion(config, respacing if searched is None else searched)
+        return build_diffusion(config, respacing if searched is None else searched)
 
     classes = config.model.num_classes
     return TrainedModel(
@@ -340,16 +85,14 @@ def load(
         fast_model=model,
         params=params,
         image_shape=(config.model.image_size,) * 2 + (config.model.in_channels,),
-        low_res=factory.build_low_res(config),
+        low_res=build_low_res(config),
         num_classes=classes,
         null_label=classes if config.train.label_dropout else None,
         class_names=read_labels(path, classes),
         step=step,
         ema=ema,
-        betas=None if factory.is_continuous(config) else factory.build_betas(config),
-        standardization=factory.build_standardization(config),
-        build_diffusion=build_diffusion,
-        open_source=functools.partial(
-            factory.build_source, config, class_names=known_labels(workdir)
-        ),
+        betas=None if is_continuous(config) else build_betas(config),
+        standardization=build_standardization(config),
+        build_diffusion=respaced,
+        open_source=functools.partial(build_source, config, class_names=known_labels(workdir)),
     )

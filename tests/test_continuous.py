@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import iddpm_jax
-from iddpm_jax import factory
+from iddpm_jax.config.build_training import build_training
 from iddpm_jax.recipes import digits_continuous
 from tests.commands import TINY, run
 
@@ -93,11 +93,11 @@ def test_bad_values_are_refused(changes, message):
     config = digits_continuous.get_config()
     config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=message):
-        factory.build_training(config)
+        build_training(config)
 
 
 def test_the_networks_input_has_variance_1_at_all_times():
-    training = factory.build_training(digits_continuous.get_config())
+    training = build_training(digits_continuous.get_config())
     images = next(training.batches)["image"]
     x = np.asarray(training.standardize(images))
     assert x.std() == pytest.approx(1, abs=0.05)

@@ -7,7 +7,9 @@ import pytest
 
 from benchmarks.gradient_noise import second_moments, variance
 from iddpm_jax import diffusion as dm
-from iddpm_jax import factory
+from iddpm_jax.config.build_data import build_source
+from iddpm_jax.config.build_diffusion import build_diffusion
+from iddpm_jax.config.build_model import build_model
 from iddpm_jax.diffusion.timestep_samplers import loss_second_moment_probabilities
 from tests import tiny
 
@@ -19,9 +21,9 @@ def problem():
     """Process, network, parameters and examples of L_vlb."""
     config = tiny.config()
     config.diffusion.use_kl = True
-    model, d = factory.build_model(config), factory.build_diffusion(config)
+    model, d = build_model(config), build_diffusion(config)
     params = tiny.random_params(model, 0.03, seed=0)
-    source = factory.build_source(config)
+    source = build_source(config)
     batch = source.batch(np.arange(EXAMPLES))
     return d, model, params, batch["image"].astype(np.float32) / 127.5 - 1, batch["label"]
 

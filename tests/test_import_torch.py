@@ -11,12 +11,17 @@ import pytest
 import torch
 
 import iddpm_jax
-from iddpm_jax import configuration, factory, models, torch_run
+from iddpm_jax import models
+from iddpm_jax.config.build_diffusion import build_diffusion, build_timestep_sampler
+from iddpm_jax.config.build_model import build_model
+from iddpm_jax.config.build_training import build_learning_rate, build_optimizer
+from iddpm_jax.config.record import config_from_dict
+from iddpm_jax.files.workdir import lock, read_config
 from iddpm_jax.recipes import cifar10_cosine
+from iddpm_jax.torch_io import run as torch_run
 from iddpm_jax.training import metrics as mt
 from iddpm_jax.training.optimizer import get_moments
 from iddpm_jax.training.step import initial_metrics, make_update
-from iddpm_jax.training.workdir import lock, read_config
 from tests.commands import TINY, run
 from tests.reference import channels_last, filler_weight, relative_error
 
@@ -64,22 +69,22 @@ def imported(golden, tmp_path_factory) -> pathlib.Path:
 
 
 def _restore(workdir):
-    config = configuration.config_from_dict(read_config(workdir))
-    model = factory.build_model(config)
+    config = config_from_dict(read_config(workdir))
+    model = build_model(config)
     return torch_run.restore(workdir, config, model), config, model
 
 
 @pytest.mark.parity
 def test_import_continues_as_the_reference_does(golden, imported):
     state, config, model = _restore(imported)
-    d, arrays = factory.build_diffusion(config), golden.npz("torch_run")
-    learning_rate = factory.build_learning_rate(config)
+    d, arrays = build_diffusion(config), golden.npz("torch_run")
+    learning_rate = build_learning_rate(config)
     update = jax.jit(
         make_update(
             d,
             model,
-            factory.build_optimizer(config),
-            factory.build_timestep_sampler(config),
+            build_optimizer(config),
+            build_timestep_sampler(config),
             learning_rate,
         )
     )
@@ -163,7 +168,7 @@ def test_network_of_the_published_cifar10_checkpoint_equals_reference(golden, wi
         name: filler_weight(name, tuple(shape), golden.seed)
         for name, shape in entry["params"].items()
     }
-    model = factory.build_model(cifar10_cosine.get_config()).clone(winograd=winograd)
+    model = build_model(cifar10_cosine.get_config()).clone(winograd=winograd)
     params = models.params_from_torch(weights, model)
     arrays = golden.npz("cifar10_full")
     output = model.apply({"params": params}, channels_last(arrays["x"]), arrays["t"])

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 
 from benchmarks.mnist14 import time_sampling, time_training
-from iddpm_jax import factory, models
+from iddpm_jax import models
+from iddpm_jax.config.build_diffusion import build_diffusion
+from iddpm_jax.config.build_model import build_model
+from iddpm_jax.config.build_training import build_training
 from iddpm_jax.recipes import digits_mnist14, mnist14
 
 
@@ -20,19 +23,19 @@ def small():
 
 def test_recipe_is_the_model_that_it_says():
     config = mnist14.get_config()
-    model = factory.build_model(config)
+    model = build_model(config)
     assert [32 * mult for mult in model.channel_mult] == [32, 64, 32]
     assert models.feature_sizes(14, 3, model.conv_resample) == [14, 7, 4]
     count = sum(leaf.size for leaf in jax.tree.leaves(models.abstract_params(model)))
     assert count == 1_073_409
-    d = factory.build_diffusion(config)
+    d = build_diffusion(config)
     assert (d.num_timesteps, d.var_type, d.loss_type) == (1000, "fixed_small", "rescaled_mse")
-    kept = np.asarray(factory.build_diffusion(config, "linspace800").model_timesteps)
+    kept = np.asarray(build_diffusion(config, "linspace800").model_timesteps)
     np.testing.assert_array_equal(kept, np.linspace(0, 999, 800).round())
 
 
 def test_recipe_on_digits_trains():
-    training = factory.build_training(digits_mnist14.get_config())
+    training = build_training(digits_mnist14.get_config())
     assert training.image_shape == (8, 8, 1)
     assert next(training.batches)["image"].shape == (128, 8, 8, 1)
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import iddpm_jax
+from iddpm_jax.data.image_batches import image_batches
 from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.bound import make_bound, summarise
 from iddpm_jax.evaluation.bound_files import read_result
-from iddpm_jax.evaluation.image_batches import image_batches
 from tests import tiny
 from tests.commands import run, train
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import iddpm_jax
-from iddpm_jax import factory
+from iddpm_jax.config import build_model
 from tests.commands import run
 
 
@@ -108,7 +108,7 @@ def test_load_guides_a_model_trained_for_it(model):
 
 
 def test_load_gives_a_plain_network_and_samples_with_the_fast_one(uninterrupted, monkeypatch):
-    monkeypatch.setattr(factory, "_one_cpu_device", lambda: True)
+    monkeypatch.setattr(build_model, "_one_cpu_device", lambda: True)
     model = iddpm_jax.load(str(uninterrupted))
     assert not model.model.winograd
     assert model.fast_model == model.model.clone(winograd=True)
@@ -124,7 +124,7 @@ def test_load_picks_the_average_that_is_asked_for(uninterrupted, model):
 
 def test_load_keeps_what_is_compiled_unless_told_otherwise(uninterrupted, monkeypatch):
     kept = []
-    monkeypatch.setattr("iddpm_jax.compilation_cache.enable", kept.append)
+    monkeypatch.setattr("iddpm_jax.cli.compilation_cache.enable", kept.append)
     iddpm_jax.load(str(uninterrupted), compilation_cache=False)
     assert kept == []
     iddpm_jax.load(str(uninterrupted))

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 import iddpm_jax
-from iddpm_jax.base_samples import read_npz
 from iddpm_jax.data import digits_source
+from iddpm_jax.sampling.base_samples import read_npz
 from tests.commands import TINY, run
 
 SMALL = digits_source("test", 4).images

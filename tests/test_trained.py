@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 import iddpm_jax
-from iddpm_jax import compilation_cache, diffusion, models, trained
+from iddpm_jax import diffusion, models, trained
+from iddpm_jax.cli import compilation_cache
+from iddpm_jax.data.standardization import UNCHANGED
 from iddpm_jax.errors import UsageError
-from iddpm_jax.evaluation.standardization import UNCHANGED
 from tests import tiny
-from tests.evaluation.test_generation import CLASSES, _generator, _network
-from tests.evaluation.test_super_resolution import Enlarging
+from tests.sampling.test_generator import CLASSES, _generator, _network
+from tests.sampling.test_super_resolution import Enlarging
 
 
 def trained_model():

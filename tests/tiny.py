@@ -7,9 +7,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from iddpm_jax import factory, models
+from iddpm_jax import models
+from iddpm_jax.config.build_training import build_training
+from iddpm_jax.distributed.mesh import make_mesh, shard_batch, split_batch
 from iddpm_jax.recipes import digits
-from iddpm_jax.training import sharding
 from iddpm_jax.training.identity import RunIdentity
 from iddpm_jax.training.step import make_init, make_train_step
 
@@ -40,11 +41,11 @@ def config() -> ml_collections.ConfigDict:
 @functools.cache
 def training():
     """A built run of the tiny configuration."""
-    return factory.build_training(config())
+    return build_training(config())
 
 
 def mesh(devices: int):
-    return sharding.make_mesh(jax.devices()[:devices])
+    return make_mesh(jax.devices()[:devices])
 
 
 def random_params(model, scale: float, seed: int):
@@ -105,7 +106,7 @@ def _init(devices: int, shard_optimizer: bool):
 def batch(step: int, devices: int, data_parallel: str = "jit") -> dict[str, jax.Array]:
     """A batch that depends on `step` alone."""
     random = np.random.default_rng(step)
-    put = sharding.split_batch if data_parallel == "pmap" else sharding.shard_batch
+    put = split_batch if data_parallel == "pmap" else shard_batch
     return put(
         mesh(devices),
         {

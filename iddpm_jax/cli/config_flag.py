@@ -12,8 +12,9 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from iddpm_jax import configuration
 from iddpm_jax.config import defaults, recipes
+from iddpm_jax.config.check import unknown_key_message
+from iddpm_jax.config.record import flat_config
 from iddpm_jax.errors import UsageError
 
 _RECIPE = re.compile(r"--?config(=(?P<text>.*))?", re.DOTALL)
@@ -49,7 +50,7 @@ def take(argv: list[str], continues: bool) -> list[str]:
         )
     else:
         config = defaults.get_config()
-    _recipe = configuration.flat_config(config)
+    _recipe = flat_config(config)
     words = [_readable(word, config) for word in words]
     config_flags.DEFINE_config_dict("config", config, "The configuration.", sys_argv=words)
     return words
@@ -115,9 +116,9 @@ def _readable(word: str, config: ml_collections.ConfigDict) -> str:
     match = _KEY.fullmatch(word)
     if match is None:
         return word
-    known = configuration.flat_config(config)
+    known = flat_config(config)
     if match["key"] not in known:
-        raise UsageError(configuration.unknown_key_message(match["key"], known))
+        raise UsageError(unknown_key_message(match["key"], known))
     text, before = match["value"], known[match["key"]]
     if text is None:
         return word

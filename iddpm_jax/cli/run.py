@@ -101,9 +101,9 @@ def _refuse(error: UsageError) -> NoReturn:
         traceback.print_exception(error)
     if sys.modules.get("jax") is None:  # Then there are no other hosts either.
         _end(f"error: {error}", 1)
-    from iddpm_jax import processes
+    from iddpm_jax import distributed
 
-    processes.fail(error)
+    distributed.fail(error)
 
 
 def _end(line: str, status: int) -> NoReturn:

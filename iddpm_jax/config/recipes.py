@@ -8,10 +8,10 @@ import traceback
 import ml_collections
 
 from iddpm_jax import recipes
-from iddpm_jax.configuration import config_from_dict
+from iddpm_jax.config.record import config_from_dict
 from iddpm_jax.errors import UsageError
 from iddpm_jax.files.paths import local_path
-from iddpm_jax.training.workdir import read_config
+from iddpm_jax.files.workdir import read_config
 
 
 def recipe_names() -> list[str]:

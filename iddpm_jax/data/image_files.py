@@ -8,7 +8,7 @@ import numpy as np
 
 from iddpm_jax.data.images import EXTENSIONS, BadImageError, decode_image, size_of
 from iddpm_jax.errors import UsageError
-from iddpm_jax.evaluation.files import open_regular
+from iddpm_jax.files.untrusted import open_regular
 
 MAX_FILE_SIZE = 2**28  # Bytes of one image file, as it is and unpacked.
 _PIECE = 2**20  # Bytes that are read at a time.

@@ -10,7 +10,7 @@ from iddpm_jax.data import archives
 from iddpm_jax.data.image_files import Listing, is_image, read_bounded
 from iddpm_jax.data.images import EXTENSIONS, BadImageError
 from iddpm_jax.errors import UsageError
-from iddpm_jax.evaluation.files import open_regular
+from iddpm_jax.files.untrusted import open_regular
 
 _MAX_DEPTH = 100  # Folders within folders.
 

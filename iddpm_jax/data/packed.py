@@ -24,7 +24,7 @@ from iddpm_jax.data.reading import read_patiently
 from iddpm_jax.data.sources import Source, check_labels, fingerprint_of
 from iddpm_jax.data.splits import parse_split, slice_of
 from iddpm_jax.errors import UsageError
-from iddpm_jax.evaluation.files import open_regular, read_json
+from iddpm_jax.files.untrusted import open_regular, read_json
 
 FORMAT_VERSION = 1
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from iddpm_jax.data.packed import FORMAT_VERSION
 from iddpm_jax.errors import UsageError
-from iddpm_jax.evaluation.files import open_regular, read_json, write_json
+from iddpm_jax.files.atomic import write_json
+from iddpm_jax.files.untrusted import open_regular, read_json
 
 _SAVE_EVERY = 1000
 _OWN_FILES = ("images.bin", "labels.bin", "progress.json", ".lock")

@@ -43,26 +43,10 @@ from iddpm_jax.diffusion.noise import (
     stream,
     stream_keys,
 )
-from iddpm_jax.diffusion.process import (
-    GaussianDiffusion,
-    LossType,
-    MeanType,
-    VarType,
-    make_diffusion,
-)
 from iddpm_jax.diffusion.respacing import (
     log_snr_timesteps,
     respaced_betas,
     space_timesteps,
-)
-from iddpm_jax.diffusion.respacing_search import (
-    Costs,
-    PairTables,
-    best_timesteps,
-    check_searchable,
-    pair_tables,
-    prior_costs,
-    transition_costs,
 )
 from iddpm_jax.diffusion.samplers import (
     ddim_reverse_step,
@@ -76,6 +60,22 @@ from iddpm_jax.diffusion.schedules import (
     REFERENCE_NUM_TIMESTEPS,
     beta_schedule,
     beta_schedule_names,
+)
+from iddpm_jax.diffusion.step_search import (
+    Costs,
+    PairTables,
+    best_timesteps,
+    check_searchable,
+    pair_tables,
+    prior_costs,
+    transition_costs,
+)
+from iddpm_jax.diffusion.tables import (
+    GaussianDiffusion,
+    LossType,
+    MeanType,
+    VarType,
+    make_diffusion,
 )
 from iddpm_jax.diffusion.timestep_samplers import TimestepSampler, timestep_sampler
 

@@ -19,8 +19,8 @@ import numpy as np
 
 from iddpm_jax.diffusion.gaussian import ModelFn
 from iddpm_jax.diffusion.losses import mean_flat, training_loss_names, training_losses
-from iddpm_jax.diffusion.process import GaussianDiffusion, make_diffusion
 from iddpm_jax.diffusion.schedules import REFERENCE_NUM_TIMESTEPS
+from iddpm_jax.diffusion.tables import GaussianDiffusion, make_diffusion
 from iddpm_jax.diffusion.timestep_samplers import TimestepSampler
 from iddpm_jax.errors import UsageError
 
@@ -107,7 +107,7 @@ def rates(c: ContinuousDiffusion, t: jax.Array | np.ndarray | float):
     return xp.cos(angle), xp.sin(angle)
 
 
-def told_timestep(noise_rate):
+def continuous_timestep(noise_rate):
     """What the network is told: the noise's variance, in [0, 1000] as its embedding expects."""
     return REFERENCE_NUM_TIMESTEPS * noise_rate**2
 
@@ -130,7 +130,7 @@ def _(
 ) -> dict[str, jax.Array]:
     """|ε - ε_θ(x_t)| or its square, the mean over each image; t is float32 `[B]` in [0, 1]."""
     x_t = add_noise(c, x_start, t, noise)
-    error = noise - model_fn(x_t, told_timestep(rates(c, t)[1]))
+    error = noise - model_fn(x_t, continuous_timestep(rates(c, t)[1]))
     measure = jnp.abs if c.loss is NoiseLoss.L1 else jnp.square
     loss = mean_flat(measure(error))
     return {"loss": loss, str(c.loss): loss}
@@ -174,5 +174,5 @@ def discretise(c: ContinuousDiffusion, num_steps: int) -> GaussianDiffusion:
     betas = 1 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])
     d = make_diffusion(betas, mean_type="epsilon", var_type="fixed_small", loss_type="mse")
     return dataclasses.replace(
-        d, model_timesteps=jnp.asarray(told_timestep(sigma), dtype=jnp.float32)
+        d, model_timesteps=jnp.asarray(continuous_timestep(sigma), dtype=jnp.float32)
     )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from iddpm_jax.diffusion.process import GaussianDiffusion, MeanType, VarType
+from iddpm_jax.diffusion.tables import GaussianDiffusion, MeanType, VarType
 from iddpm_jax.errors import UsageError
 
 ModelFn = Callable[[jax.Array, jax.Array], jax.Array]

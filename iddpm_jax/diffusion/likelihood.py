@@ -14,7 +14,7 @@ from iddpm_jax.diffusion.gaussian import (
 )
 from iddpm_jax.diffusion.losses import mean_flat, nats_to_bits, normal_kl, vb_terms_bpd
 from iddpm_jax.diffusion.noise import per_sample_keys, per_sample_noise
-from iddpm_jax.diffusion.process import GaussianDiffusion
+from iddpm_jax.diffusion.tables import GaussianDiffusion
 from iddpm_jax.errors import UsageError
 
 

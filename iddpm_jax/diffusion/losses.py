@@ -19,8 +19,8 @@ from iddpm_jax.diffusion.gaussian import (
     q_sample,
     split_output,
 )
-from iddpm_jax.diffusion.process import GaussianDiffusion, LossType, MeanType
 from iddpm_jax.diffusion.schedules import REFERENCE_NUM_TIMESTEPS
+from iddpm_jax.diffusion.tables import GaussianDiffusion, LossType, MeanType
 
 
 def mean_flat(x: jax.Array) -> jax.Array:

@@ -23,7 +23,7 @@ from iddpm_jax.diffusion.gaussian import (
     predict_eps_from_xstart,
 )
 from iddpm_jax.diffusion.noise import per_sample_keys, per_sample_noise
-from iddpm_jax.diffusion.process import GaussianDiffusion
+from iddpm_jax.diffusion.tables import GaussianDiffusion
 from iddpm_jax.errors import UsageError
 
 

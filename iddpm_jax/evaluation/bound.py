@@ -14,9 +14,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from iddpm_jax import diffusion as dm
+from iddpm_jax.data.image_batches import ImageBatch
+from iddpm_jax.distributed import to_devices
 from iddpm_jax.errors import UsageError
-from iddpm_jax.evaluation.image_batches import ImageBatch
-from iddpm_jax.processes import place
 
 _TERMS = ("vb", "mse", "xstart_mse")
 
@@ -71,7 +71,7 @@ def make_bound(
         batch: ImageBatch, on_part: Callable[[float], object] = lambda share: None
     ) -> dict[str, np.ndarray]:
         labels = batch.labels if model.num_classes else None
-        inputs = place((batch.indices, batch.images, labels), rows)
+        inputs = to_devices((batch.indices, batch.images, labels), rows)
         found: dict[str, list[np.ndarray]] = {name: [] for name in _TERMS}
         for timesteps in parts:
             part = jax.device_get(terms(params, d, np.uint32(seed), *inputs, timesteps))

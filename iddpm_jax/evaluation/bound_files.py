@@ -14,15 +14,11 @@ import numpy as np
 
 from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.bound import BoundSummary, check_part, summarise
-from iddpm_jax.evaluation.files import (
-    npz_bytes,
-    read_json,
-    refusing_disk_errors,
-    write_atomically,
-    write_json,
-)
-from iddpm_jax.evaluation.plots import save_terms_plot
-from iddpm_jax.evaluation.shards import Shards, different
+from iddpm_jax.files.atomic import refusing_disk_errors, write_atomically, write_json
+from iddpm_jax.files.npz import npz_bytes
+from iddpm_jax.files.plots import save_terms_plot
+from iddpm_jax.files.shards import Shards, differing_settings
+from iddpm_jax.files.untrusted import read_json
 
 _MEND = "delete it, and the images are evaluated again"
 _NUMBERS = ("bits_per_dim", "prior_bpd", "kl_bpd", "decoder_bpd", "num_timesteps")
@@ -72,7 +68,7 @@ def read_result(directory: pathlib.Path, settings: Mapping[str, Any]) -> dict[st
     except UsageError as error:
         raise UsageError(f"{error}; {_MEND}") from error
     sound = isinstance(result, dict)
-    sound = sound and not different({key: result.get(key) for key in settings}, settings)
+    sound = sound and not differing_settings({key: result.get(key) for key in settings}, settings)
     if not (sound and all(isinstance(result.get(name), int | float) for name in _NUMBERS)):
         raise UsageError(f"{file} is not the result of {directory / 'settings.json'}: {_MEND}")
     return result

@@ -7,7 +7,7 @@ from typing import Any
 import optax
 
 from iddpm_jax.errors import UsageError
-from iddpm_jax.evaluation.files import read_json
+from iddpm_jax.files.untrusted import read_json
 from iddpm_jax.training import checksums
 from iddpm_jax.training.identity import RunIdentity
 from iddpm_jax.training.state import TrainState

@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
-from iddpm_jax.processes import any_process, place
+from iddpm_jax.distributed import any_process, to_devices
 from iddpm_jax.training import checksums, loss_scale
 from iddpm_jax.training.checkpoint_items import (
     LOSS_SCALE,
@@ -273,10 +273,10 @@ def _with_loss_scale(state: TrainState, like: TrainState) -> TrainState:
     """Gives a state the scale that training begins with."""
     where = like.log2_loss_scale.sharding
     empty = jax.tree.map(
-        lambda leaf: place(np.zeros(leaf.shape, leaf.dtype), where), like.metrics[LOSS_SCALE]
+        lambda leaf: to_devices(np.zeros(leaf.shape, leaf.dtype), where), like.metrics[LOSS_SCALE]
     )
     return state.replace(
-        log2_loss_scale=place(loss_scale.initial(jax.numpy.float16), where),
+        log2_loss_scale=to_devices(loss_scale.initial(jax.numpy.float16), where),
         metrics={**state.metrics, LOSS_SCALE: empty},
     )
 

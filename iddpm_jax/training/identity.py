@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from iddpm_jax.errors import UsageError
-from iddpm_jax.training.workdir import as_json, differences, flatten
+from iddpm_jax.files.workdir import as_json, differences, flatten
 
 
 class DataChangedError(UsageError):

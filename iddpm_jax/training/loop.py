@@ -18,14 +18,15 @@ from jax.sharding import Mesh
 
 from iddpm_jax import diffusion as dm
 from iddpm_jax.data import BatchIterator
+from iddpm_jax.distributed import SharedFlag, Watch, replicate, to_devices
+from iddpm_jax.distributed.interrupt import StopRequest
+from iddpm_jax.distributed.mesh import on_this_process, replicated, shard_batch, split_batch
 from iddpm_jax.errors import UsageError, explain_out_of_memory
-from iddpm_jax.evaluation.grids import save_png
-from iddpm_jax.processes import SharedFlag, Watch, everywhere, place
-from iddpm_jax.training import loss_scale, sharding
+from iddpm_jax.files.pictures import save_png
+from iddpm_jax.training import loss_scale
 from iddpm_jax.training import metrics as mt
 from iddpm_jax.training.checkpoints import Checkpoints, RunIdentity
 from iddpm_jax.training.divergence import Divergence
-from iddpm_jax.training.interrupt import StopRequest
 from iddpm_jax.training.pace import Pace
 from iddpm_jax.training.prefetch import DataError, DeviceBatches
 from iddpm_jax.training.progress import Progress
@@ -164,7 +165,7 @@ class _Steps:
     def __post_init__(self):
         run = self.run
         names = ("image", "label") if run.model.num_classes else ("image",)
-        put = sharding.split_batch if run.data_parallel == "pmap" else sharding.shard_batch
+        put = split_batch if run.data_parallel == "pmap" else shard_batch
         self.batches = DeviceBatches(run.batches, functools.partial(put, run.mesh), names)
         d = run.diffusion
         self.divergence = Divergence(isinstance(d, dm.GaussianDiffusion) and d.loss_type.is_vb)
@@ -265,7 +266,7 @@ class _Steps:
         if warning is not None:
             self.progress.warn(warning)
         empty = jax.tree.map(np.zeros_like, jax.device_get(state.metrics))
-        return state.replace(metrics=place(empty, sharding.replicated(self.run.mesh)))
+        return state.replace(metrics=to_devices(empty, replicated(self.run.mesh)))
 
     def _draw(self, state: TrainState, step: int) -> None:
         """Draws samples, on the first process alone: if that fails, the others do not hang."""
@@ -276,10 +277,10 @@ class _Steps:
         decay = str(rates[0]) if rates else "none"
         path = self.workdir / "samples" / f"step_{step:08d}_ema_{decay}.png"
         try:
-            params = everywhere(self.run.mesh, state.ema[decay] if rates else state.params)
+            params = replicate(self.run.mesh, state.ema[decay] if rates else state.params)
             if jax.process_index():
                 return
-            grid = self.run.draw_samples(sharding.on_this_process(params))
+            grid = self.run.draw_samples(on_this_process(params))
             save_png(path, grid)
             self.writer.image(step, "samples", grid)
         # Whatever it is, a picture is not worth a run.

@@ -14,7 +14,8 @@ import numpy as np
 from clu.metrics import Average
 
 from iddpm_jax.errors import UsageError
-from iddpm_jax.evaluation.files import open_regular, write_atomically
+from iddpm_jax.files.atomic import write_atomically
+from iddpm_jax.files.untrusted import open_regular
 
 Metrics = dict[str, Average]
 

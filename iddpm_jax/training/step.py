@@ -13,9 +13,15 @@ import optax
 from jax.sharding import Mesh
 
 from iddpm_jax import diffusion as dm
-from iddpm_jax.training import loss_scale, sharding
+from iddpm_jax.distributed.mesh import (
+    batch_sharding,
+    on_all_processes,
+    replicated,
+    shardings_of_state,
+)
+from iddpm_jax.distributed.pmap import WHOLE, BatchAxis
+from iddpm_jax.training import loss_scale
 from iddpm_jax.training import metrics as mt
-from iddpm_jax.training.batch_axis import WHOLE, BatchAxis
 from iddpm_jax.training.state import TrainState, init_state
 
 Batch = Mapping[str, jax.Array]
@@ -54,7 +60,7 @@ def make_train_step(
     Returns:
       `(state, batch) -> state`, which gives the old state's memory away. A batch has `image`
       `[B, H, W, C]` in [-1, 1] and, for a class-conditional model, `label` int32 `[B]`; under
-      `pmap` it is what `sharding.split_batch` makes of it. Timesteps and noise are drawn for
+      `pmap` it is what `split_batch` makes of it. Timesteps and noise are drawn for
       the global batch from the seed and the step's number, whatever the number of devices, and
       so is dropout, which under `pmap` every device has its own of.
     """
@@ -94,12 +100,12 @@ def make_train_step(
             devices=list(mesh.devices.flat),
             donate_argnums=0,
         )
-        return lambda state, batch: sharding.on_all_processes(mesh, mapped(state, batch))
-    state_sharding = state_sharding or sharding.replicated(mesh)
+        return lambda state, batch: on_all_processes(mesh, mapped(state, batch))
+    state_sharding = state_sharding or replicated(mesh)
     return jax.jit(
         train_step,
         donate_argnums=0,
-        in_shardings=(state_sharding, sharding.batch_sharding(mesh)),
+        in_shardings=(state_sharding, batch_sharding(mesh)),
         out_shardings=state_sharding,
     )
 
@@ -276,7 +282,7 @@ def make_init(
         return init_state(params, optimizer, timestep_sampler, metrics, scale)
 
     shapes = jax.eval_shape(lambda: init(dm.stream(0, dm.Stream.PARAMETERS)))
-    shardings = sharding.shardings_of_state(mesh, shapes, shard_optimizer)
+    shardings = shardings_of_state(mesh, shapes, shard_optimizer)
     abstract = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
         shapes,

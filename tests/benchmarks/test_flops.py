@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from benchmarks import flops
-from iddpm_jax import factory, models
+from iddpm_jax import models
+from iddpm_jax.config.build_model import build_model
 from iddpm_jax.models import winograd
 from iddpm_jax.recipes import cifar10_cosine
 
@@ -63,5 +64,5 @@ def test_of_network_equals_a_count_by_hand():
 
 
 def test_of_network_of_the_published_cifar10_model():
-    model = factory.build_model(cifar10_cosine.get_config())
+    model = build_model(cifar10_cosine.get_config())
     assert flops.of_network(model, 32) == pytest.approx(16.77e9, rel=1e-3)

@@ -11,11 +11,11 @@ from PIL import Image
 
 from iddpm_jax.data import DataOptions, load_source, make_batches
 from iddpm_jax.data.folder import FolderSource, class_names_of, class_of
+from iddpm_jax.data.image_batches import image_batches
 from iddpm_jax.data.images import BadImageError
 from iddpm_jax.data.listing import list_images
 from iddpm_jax.data.reading import ReadError, read_patiently
 from iddpm_jax.errors import UsageError
-from iddpm_jax.evaluation.image_batches import image_batches
 
 
 def _options(folder, **options) -> DataOptions:

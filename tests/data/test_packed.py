@@ -13,7 +13,7 @@ from iddpm_jax.data.images import BadImageError
 from iddpm_jax.data.packed_writer import PackedWriter
 from iddpm_jax.data.reading import ReadError
 from iddpm_jax.errors import UsageError
-from iddpm_jax.evaluation.files import open_regular
+from iddpm_jax.files.untrusted import open_regular
 from tests.commands import run
 
 

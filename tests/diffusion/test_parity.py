@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from iddpm_jax import diffusion
-from iddpm_jax.diffusion.process import _tables
+from iddpm_jax.diffusion.tables import _tables
 from iddpm_jax.diffusion.timestep_samplers import loss_second_moment_probabilities
 from tests.reference import MEAN_TYPES, channels_last, make_network, relative_error
 

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 
 from iddpm_jax import diffusion as dm
+from iddpm_jax.data.image_batches import image_batches
 from iddpm_jax.errors import UsageError
 from iddpm_jax.evaluation.bound import check_part, make_bound, summarise, timestep_parts
-from iddpm_jax.evaluation.image_batches import image_batches
 from tests import tiny
 
 COUNT = 11

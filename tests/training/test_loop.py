@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from iddpm_jax import factory
+from iddpm_jax.config.build_training import build_training
 from iddpm_jax.errors import UsageError
 from iddpm_jax.training import loop
 from iddpm_jax.training.checkpoints import Checkpoints
@@ -28,7 +28,7 @@ def _run(**train_keys):
     config = tiny.config()
     keys = {"num_steps": STEPS, "log_every": 4, "checkpoint_every": 100, "sample_every": 0}
     config.train.update(keys | train_keys)
-    return factory.build_training(config)
+    return build_training(config)
 
 
 class _Batches:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iddpm_jax import factory
+from iddpm_jax.config.build_training import build_training
 from iddpm_jax.training import checkpoints as ck
 from iddpm_jax.training import loop, loss_scale
 from iddpm_jax.training import metrics as mt
@@ -17,7 +17,7 @@ def _run(dtype="float16", **keys):
     config = tiny.config()
     config.model.dtype = dtype
     config.train.update({"num_steps": 3, "log_every": 1, "sample_every": 0} | keys)
-    return factory.build_training(config)
+    return build_training(config)
 
 
 @functools.cache

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from iddpm_jax.data import digits_source, make_batches
+from iddpm_jax.distributed.mesh import shard_batch
 from iddpm_jax.errors import UsageError
-from iddpm_jax.training import sharding
 from iddpm_jax.training.prefetch import DataError, DeviceBatches
 from tests import tiny
 
 
 def _put(devices: int):
-    return functools.partial(sharding.shard_batch, tiny.mesh(devices))
+    return functools.partial(shard_batch, tiny.mesh(devices))
 
 
 def _batches():

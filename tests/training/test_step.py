@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from iddpm_jax.diffusion import timestep_sampler
+from iddpm_jax.distributed.mesh import check_batch_size
 from iddpm_jax.training import metrics as mt
-from iddpm_jax.training.sharding import check_batch_size
 from iddpm_jax.training.state import init_state
 from iddpm_jax.training.step import initial_metrics, make_init, make_train_step
 from tests import tiny

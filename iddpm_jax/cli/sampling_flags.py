@@ -1,0 +1,130 @@
+"""Flags that the commands which draw images have in common, and what a run of them is."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from iddpm_jax.cli.flag_errors import define_path
+from iddpm_jax.errors import UsageError
+
+if TYPE_CHECKING:
+    from iddpm_jax.sampling.generator import Generator
+    from iddpm_jax.sampling.trained_model import TrainedModel
+
+# Those of `evaluation.generation`, which `--help` does not wait for.
+SAMPLER_NAMES = ("ddpm", "ddim", "dpm-solver++")
+
+_LABELS_SHOWN = 5  # In the name of a directory, at most.
+
+WORKDIR = define_path("workdir", "Work directory of the trained model.")
+SAMPLER = flags.DEFINE_enum(
+    "sampler",
+    None,
+    SAMPLER_NAMES,
+    "How to go from noise to images; default: ddpm, in continuous time ddim.",
+)
+RESPACING = flags.DEFINE_string(
+    "respacing",
+    "",
+    "Timesteps to use: 250 or '10,15,20' (in equal sections), as in the reference; ddimN (a "
+    "stride, as ddim50); exactN, also called linspaceN (any number, both ends included); leadingN "
+    "and trailingN (those of diffusers' DDPM and DDIM schedulers); logsnrN (even in log-SNR; for "
+    "dpm-solver++); dpN (searched by dp_respacing). Empty: all.",
+)
+ETA = flags.DEFINE_float("eta", 0.0, "Noise of ddim: 0 none, 1 that of ddpm.")
+LABELS = flags.DEFINE_list(
+    "labels",
+    None,
+    "Classes to draw, in turn, by number or by name (what can be a number is one); default: all in "
+    "turn, or those of the images that are given.",
+)
+GUIDANCE = flags.DEFINE_float("guidance", 1.0, "Weight of classifier-free guidance; 1: none.")
+EMA = flags.DEFINE_string("ema", "", "Rate of the averaged parameters, or none; default: first.")
+SEED = flags.DEFINE_integer(
+    "seed", 0, "Seed; sample i depends on it and on i alone.", lower_bound=0, upper_bound=2**32 - 1
+)
+BATCH = flags.DEFINE_integer(
+    "batch_size", 64, "Samples drawn at a time.", lower_bound=1, upper_bound=2**31 - 1
+)
+OUT = define_path("out", "Directory to write; default: inside the work directory.")
+CLIP = flags.DEFINE_bool(
+    "clip_denoised",
+    None,
+    "Clip the predicted x_0 to [-1, 1] at every step; default: unless the model is one of "
+    "standardised images.",
+)
+FORCE = flags.DEFINE_bool(
+    "force", False, "Take timesteps (dpN) that were searched for another step or EMA."
+)
+RGB = flags.DEFINE_bool(
+    "rgb",
+    False,
+    "Write samples of a gray model with three equal channels, as OpenAI's evaluator wants them.",
+)
+PNG = flags.DEFINE_bool("png", False, "Also write one PNG for each sample.")
+TRUST_CODE = flags.DEFINE_bool(
+    "trust_code", False, "Import the code that the work directory's config.json names, if any."
+)
+
+
+def settings(
+    model: TrainedModel,
+    generator: Generator,
+    num_samples: int,
+    classes: TrainedModel | None = None,
+) -> dict[str, Any]:
+    """What the samples depend on: two runs that agree in this draw the same.
+
+    What changes only speed, place or which pictures there are beside them is not part of it.
+    `classes` is the model that knows the names in --labels, if that is another.
+    """
+    from iddpm_jax.cli.class_labels import label_numbers
+    from iddpm_jax.files.output_directory import model_digest
+
+    if RGB.value and model.image_shape[-1] != 1:
+        raise UsageError(
+            f"--rgb writes gray as RGB, and the model draws {model.image_shape[-1]} channels"
+        )
+    return {
+        "model": model_digest(model),
+        "step": model.step,
+        "ema": model.ema,
+        "num_samples": num_samples,
+        "sampler": generator.sampler,
+        "respacing": model.respacing_name(RESPACING.value),
+        "eta": ETA.value,
+        "labels": label_numbers(LABELS.value, (classes or model).class_names),
+        "guidance": GUIDANCE.value,
+        "clip_denoised": generator.clips,
+        "seed": SEED.value,
+        "rgb": RGB.value,
+    }
+
+
+def generator(model: TrainedModel, sampler: str) -> Generator:
+    """What draws as the flags say."""
+    drawn = model.generator(sampler, RESPACING.value, ETA.value, GUIDANCE.value)
+    return dataclasses.replace(drawn, clip_denoised=CLIP.value)
+
+
+def default_out(settings: dict[str, Any], kind: str = "") -> pathlib.Path:
+    """Where inside the work directory a run goes, unless it is said."""
+    from iddpm_jax.files.output_directory import default_directory
+
+    labels = settings["labels"]
+    parts = (
+        kind,
+        settings["sampler"],
+        settings["respacing"] or "all",
+        settings.get("num_samples"),
+        f"eta{settings['eta']:g}" if settings["eta"] else "",
+        f"guidance{settings['guidance']:g}" if settings["guidance"] != 1 else "",
+        f"labels{'-'.join(map(str, labels))}" if labels and len(labels) <= _LABELS_SHOWN else "",
+        f"seed{settings['seed']}" if "seed" in settings else "",
+        f"step{settings['step']}",
+    )
+    return default_directory(WORKDIR.value, "samples", parts, settings)

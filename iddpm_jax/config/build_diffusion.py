@@ -1,0 +1,141 @@
+"""From a configuration to the diffusion process: part of `factory`, and checked as it is."""
+
+import ml_collections
+import numpy as np
+from absl import logging
+
+from iddpm_jax import diffusion as dm
+from iddpm_jax.config import own_code, own_parts
+from iddpm_jax.errors import UsageError
+
+
+def build_betas(config: ml_collections.ConfigDict) -> np.ndarray:
+    """The schedule, float64 `[T]`; UsageError if one of the user's own is not that of training."""
+    c = config.diffusion
+    if not own_code.is_own("diffusion.noise_schedule", c.noise_schedule):
+        return dm.beta_schedule(c.noise_schedule, c.steps)
+    betas = own_parts.own_betas(c.noise_schedule, c.steps)
+    digest = own_parts.schedule_digest(betas)
+    if c.schedule_digest not in ("", digest):
+        raise UsageError(
+            f"diffusion.noise_schedule={c.noise_schedule!r} gives another schedule than it did in "
+            f"training: its digest is {digest}, diffusion.schedule_digest={c.schedule_digest!r}"
+        )
+    return betas
+
+
+def with_schedule_digest(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The configuration with what tells a schedule of the user's own from any other."""
+    if is_continuous(config) or not own_code.is_own(
+        "diffusion.noise_schedule", config.diffusion.noise_schedule
+    ):
+        return config
+    config = config.copy_and_resolve_references()
+    config.diffusion.schedule_digest = own_parts.schedule_digest(build_betas(config))
+    return config
+
+
+def is_continuous(config: ml_collections.ConfigDict) -> bool:
+    """Whether the process is one in continuous time; UsageError if it is of no known kind."""
+    process = config.diffusion.process
+    if process not in ("discrete", "continuous"):
+        raise UsageError(f"diffusion.process={process!r}: choose discrete or continuous")
+    return process == "continuous"
+
+
+def build_process(
+    config: ml_collections.ConfigDict,
+) -> dm.GaussianDiffusion | dm.ContinuousDiffusion:
+    """What is trained: the discrete process with all of its steps, or the continuous one.
+
+    Raises:
+      UsageError: a key of `diffusion` cannot be used, or not with these data.
+    """
+    if is_continuous(config):
+        return _continuous(config)
+    wrong = [key for key in ("learn_sigma", "use_kl") if config.diffusion[key]]
+    if config.data.standardize and wrong:
+        raise UsageError(
+            f"diffusion.{wrong[0]}=True trains on a bound of 8-bit levels, which are not 2/255 "
+            f"apart where data.standardize=True: set diffusion.{wrong[0]}=False, or "
+            "data.standardize=False"
+        )
+    return build_diffusion(config)
+
+
+def _continuous(config: ml_collections.ConfigDict) -> dm.ContinuousDiffusion:
+    c = config.diffusion
+    wrong = [key for key in ("learn_sigma", "use_kl", "predict_xstart") if c[key]]
+    if wrong:
+        raise UsageError(
+            f"diffusion.{wrong[0]}=True is for a discrete process; a continuous one predicts ε"
+        )
+    return dm.make_continuous(c.noise_schedule, c.loss)
+
+
+def build_diffusion(
+    config: ml_collections.ConfigDict, respacing: str | np.ndarray = ""
+) -> dm.GaussianDiffusion:
+    """The process to sample from: all of its steps, or those that `respacing` says or lists.
+
+    Of a continuous process it says how many steps there are, by default `diffusion.steps`.
+    """
+    c = config.diffusion
+    if is_continuous(config):
+        if respacing and not (isinstance(respacing, str) and respacing.isdecimal()):
+            raise UsageError(
+                f"respacing {respacing!r}: of a process in continuous time give the number of "
+                "steps, as in 20"
+            )
+        return dm.discretise(_continuous(config), int(respacing or c.steps))
+    if c.loss != "l2":
+        raise UsageError(f"diffusion.loss={c.loss!r} is for diffusion.process='continuous'")
+    if c.use_kl:
+        loss_type = dm.LossType.RESCALED_KL
+    else:
+        loss_type = dm.LossType.RESCALED_MSE if c.rescale_learned_sigmas else dm.LossType.MSE
+    if c.learn_sigma:
+        var_type = dm.VarType.LEARNED_RANGE
+    else:
+        var_type = dm.VarType.FIXED_SMALL if c.sigma_small else dm.VarType.FIXED_LARGE
+    if c.learn_sigma and c.sigma_small:
+        raise UsageError("diffusion.sigma_small=True has no effect with learn_sigma=True")
+    betas = build_betas(config)
+    if isinstance(respacing, str):
+        keep = _kept_timesteps(betas, respacing) if respacing else None
+    else:
+        keep = respacing
+    if keep is not None and c.predict_xstart and c.learn_sigma:
+        logging.warning(
+            "diffusion.predict_xstart=True with learn_sigma=True: on respaced timesteps ancestral "
+            "sampling (ddpm) has far too large a variance near the data, in the reference, too; "
+            "sample with ddim (eta=1 for noise), or with all timesteps"
+        )
+    return dm.make_diffusion(
+        betas,
+        mean_type=dm.MeanType.X_START if c.predict_xstart else dm.MeanType.EPSILON,
+        var_type=var_type,
+        loss_type=loss_type,
+        rescale_timesteps=c.rescale_timesteps,
+        keep_timesteps=keep,
+    )
+
+
+def _kept_timesteps(betas, respacing: str):
+    """What a `respacing` option keeps: a spec of `space_timesteps`, or `logsnr20`."""
+    count = respacing.removeprefix("logsnr")
+    if count != respacing and count.isdigit():
+        return dm.log_snr_timesteps(betas, int(count))
+    return dm.space_timesteps(betas.size, respacing)
+
+
+def build_timestep_sampler(config: ml_collections.ConfigDict) -> dm.TimestepSampler:
+    """How training draws its timesteps."""
+    if is_continuous(config):
+        if config.train.schedule_sampler != "uniform":
+            raise UsageError(
+                f"train.schedule_sampler={config.train.schedule_sampler!r}: in continuous time "
+                "only 'uniform'"
+            )
+        return dm.uniform_times()
+    return dm.timestep_sampler(config.train.schedule_sampler, config.diffusion.steps)

@@ -1,0 +1,187 @@
+"""From a configuration to all that a run of training needs.
+
+Everything is checked here, on the host, before anything compiles; every complaint is a
+UsageError that names the key and its value.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import ml_collections
+import numpy as np
+
+from iddpm_jax import distributed
+from iddpm_jax.config.build_data import build_standardization, measured, open_data, warn
+from iddpm_jax.config.build_diffusion import (
+    build_diffusion,
+    build_process,
+    build_timestep_sampler,
+    with_schedule_digest,
+)
+from iddpm_jax.config.build_model import build_low_res, build_model
+from iddpm_jax.config.record import run_identity
+from iddpm_jax.data import Source, describe, facts_of, in_memory, make_batches
+from iddpm_jax.data.image_batches import spread_indices
+from iddpm_jax.distributed.mesh import check_batch_size, make_mesh
+from iddpm_jax.errors import UsageError
+from iddpm_jax.sampling.previews import Preview
+from iddpm_jax.sampling.super_resolution import SuperResolutionPreview
+from iddpm_jax.training.loop import Training
+from iddpm_jax.training.optimizer import linear_anneal, make_optimizer
+
+_LARGEST = 1e30  # What is more would overflow float32 somewhere.
+
+
+def build_learning_rate(config: ml_collections.ConfigDict):
+    """The learning rate as a function of the step."""
+    c = config.train
+    if not 0 < c.lr < _LARGEST:
+        raise UsageError(f"train.lr={c.lr} must be positive and below {_LARGEST}")
+    if c.lr_anneal_steps < 0 or 0 < c.lr_anneal_steps < (c.num_steps or 0):
+        raise UsageError(
+            f"train.lr_anneal_steps={c.lr_anneal_steps} must be 0, or at least "
+            f"train.num_steps={c.num_steps}: the learning rate would be 0 before the end"
+        )
+    return linear_anneal(c.lr, c.lr_anneal_steps)
+
+
+def build_optimizer(config: ml_collections.ConfigDict):
+    """AdamW with the averaged parameters in its state."""
+    c = config.train
+    for key in ("weight_decay", "grad_clip"):
+        if not 0 <= c[key] < _LARGEST:
+            raise UsageError(f"train.{key}={c[key]} must be from 0 to {_LARGEST}")
+    return make_optimizer(
+        build_learning_rate(config),
+        weight_decay=c.weight_decay,
+        grad_clip=c.grad_clip,
+        ema_rates=tuple(c.ema_rate),
+    )
+
+
+def build_preview(
+    config: ml_collections.ConfigDict, model, source: Source, mesh
+) -> Preview | SuperResolutionPreview:
+    """What draws the sample grids during training, on the devices of one process.
+
+    As many images at a time as go through the network when it trains: what fits there fits here.
+    """
+    count, low_res = config.train.num_samples, build_low_res(config)
+    if count < 1:
+        raise UsageError(f"train.num_samples={count} must be at least 1")
+    at_a_time = (config.train.microbatch or config.train.batch_size) // mesh.devices.size
+    mesh = make_mesh(mesh.local_devices)
+    batch_size = at_a_time * mesh.devices.size
+    d = build_diffusion(config, config.train.sample_respacing)
+    standardization = build_standardization(config)
+    if low_res is not None:
+        # Spread over the data, which may be sorted by class.
+        shown = source.batch(spread_indices(len(source), min(count, len(source))))
+        return SuperResolutionPreview(
+            d=d,
+            model=model,
+            low_res=low_res,
+            originals=shown["image"],
+            labels=shown["label"].astype(np.int32) if config.model.num_classes else None,
+            seed=config.train.seed,
+            mesh=mesh,
+            standardization=standardization,
+            batch_size=batch_size,
+        )
+    return Preview(
+        d=d,
+        model=model,
+        image_shape=(config.model.image_size,) * 2 + (config.model.in_channels,),
+        num_classes=config.model.num_classes,
+        num_samples=count,
+        class_names=source.class_names,
+        seed=config.train.seed,
+        mesh=mesh,
+        standardization=standardization,
+        batch_size=batch_size,
+    )
+
+
+def build_training(config: ml_collections.ConfigDict, class_names: Sequence[str] = ()) -> Training:
+    """Everything that `training.loop.train` needs.
+
+    `class_names` are those of the run that is continued, if there is one.
+    """
+    c = config.train
+    _check_train(config)
+    mesh = make_mesh()
+    check_batch_size(c.batch_size, c.microbatch, mesh)
+    # What the data are comes first: the network's sizes follow from it. Decoding them comes last.
+    source = open_data(config, "", class_names)
+    distributed.check_same_everywhere(facts_of(source), "data")
+    model, diffusion = build_model(config), build_process(config)
+    source = in_memory(source, config.data.cache_mb)
+    if jax.process_index() == 0:
+        warn(config, source)
+    config = with_schedule_digest(measured(config, source))
+    preview = build_preview(config, model, source, mesh)
+    return Training(
+        config=config.to_dict(),
+        identity=run_identity(config, source.class_names, source.fingerprint),
+        diffusion=diffusion,
+        model=model,
+        optimizer=build_optimizer(config),
+        learning_rate=build_learning_rate(config),
+        timestep_sampler=build_timestep_sampler(config),
+        low_res=build_low_res(config),
+        standardize=build_standardization(config),
+        batches=make_batches(
+            source,
+            batch_size=c.batch_size,
+            seed=c.seed,
+            random_flip=config.data.random_flip,
+            num_workers=config.data.num_workers,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ),
+        mesh=mesh,
+        image_shape=source.image_shape,
+        class_names=source.class_names,
+        found=describe(source),
+        draw_samples=preview.make(),
+        ema_rates=tuple(c.ema_rate),
+        **{key: c[key] for key in _LOOP_KEYS},
+    )
+
+
+_LOOP_KEYS = (
+    "num_steps",
+    "batch_size",
+    "microbatch",
+    "seed",
+    "label_dropout",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "sample_every",
+    "max_nonfinite_steps",
+    "data_parallel",
+    "shard_optimizer",
+)
+
+
+def _check_train(config: ml_collections.ConfigDict) -> None:
+    c = config.train
+    if c.num_steps is None:
+        raise UsageError("train.num_steps is not set: say how long to train")
+    for key in ("num_steps", "log_every", "checkpoint_every", "keep_checkpoints"):
+        if c[key] < 1:
+            raise UsageError(f"train.{key}={c[key]} must be at least 1")
+    if c.max_nonfinite_steps < 1:
+        raise UsageError(f"train.max_nonfinite_steps={c.max_nonfinite_steps} must be at least 1")
+    if c.sample_every < 0 or config.data.num_workers < 0:
+        raise UsageError(
+            f"train.sample_every={c.sample_every} and data.num_workers="
+            f"{config.data.num_workers} must not be negative"
+        )
+    if not 0 <= c.seed < 2**31:
+        raise UsageError(f"train.seed={c.seed} must be in [0, 2**31)")
+    if c.data_parallel not in ("jit", "pmap"):
+        raise UsageError(f"train.data_parallel={c.data_parallel!r}: choose jit or pmap")
+    if c.data_parallel == "pmap" and c.shard_optimizer:
+        raise UsageError("train.shard_optimizer=True needs train.data_parallel='jit', not 'pmap'")

@@ -1,0 +1,73 @@
+"""Configurations as values: flat, as the run that they make, and back from what was recorded."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from iddpm_jax.config import defaults
+from iddpm_jax.config.check import check_config, unknown_key_message
+from iddpm_jax.errors import UsageError
+from iddpm_jax.files.workdir import flatten
+from iddpm_jax.training.identity import RunIdentity
+
+# Keys in which a run may differ when it is continued: they do not change what is learned.
+# train.data_parallel is none: under pmap every device draws dropout of its own.
+MAY_CHANGE = frozenset(
+    {
+        "data.dir",
+        "data.num_workers",
+        "data.cache_mb",
+        "data.may_change",
+        "train.shard_optimizer",
+        "train.num_steps",
+        "train.log_every",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+        "train.sample_every",
+        "train.num_samples",
+        "train.sample_respacing",
+        "train.max_nonfinite_steps",
+    }
+)
+
+
+def flat_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """All values by dotted key."""
+    return flatten(config.to_dict())
+
+
+def run_identity(
+    config: ml_collections.ConfigDict,
+    class_names: Sequence[str] | None = None,
+    fingerprint: str = "",
+) -> RunIdentity:
+    """Which run a configuration and what its data have say; the arguments as `RunIdentity` has."""
+    return RunIdentity(
+        config=config.to_dict(),
+        class_names=None if class_names is None else tuple(class_names),
+        fingerprint=fingerprint,
+        may_change=MAY_CHANGE,
+        defaults=defaults.get_config().to_dict(),
+        data_may_change=config.data.may_change,
+    )
+
+
+def config_from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The configuration that `config.json` holds.
+
+    A key that it lacks is one that this program has learned since, and has its default.
+
+    Raises:
+      UsageError: it has a key that this program does not know, or a value of another type.
+    """
+    config = defaults.get_config()
+    known = flat_config(config)
+    for key, value in flatten(values).items():
+        if key not in known:
+            raise UsageError(f"config.json, of a newer version: {unknown_key_message(key, known)}")
+        known[key] = tuple(value) if isinstance(value, list) else value
+    with config.ignore_type():  # The message is ours.
+        config.update_from_flattened_dict(known)
+    check_config(config)
+    return config

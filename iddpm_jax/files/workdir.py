@@ -1,0 +1,164 @@
+"""The work directory: what a run writes, and what says which run it is."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from iddpm_jax.errors import UsageError
+from iddpm_jax.files.atomic import write_json
+from iddpm_jax.files.untrusted import open_regular, read_json
+
+_ABSENT = object()
+_held: set[pathlib.Path] = set()  # Directories whose lock this process has.
+
+
+class LockedError(UsageError):
+    """Another process is writing the work directory."""
+
+
+def open_workdir(
+    path: str,
+    config: Mapping[str, Any],
+    may_change: Collection[str],
+    defaults: Mapping[str, Any] | None = None,
+) -> pathlib.Path:
+    """Creates the work directory, or checks that it belongs to this run, and records the config.
+
+    That is done under the directory's `lock`, which the caller may hold already, since the record
+    may be that of a run under way.
+
+    Args:
+      path: the directory.
+      config: the resolved configuration, nested dicts of plain values.
+      may_change: dotted keys in which a run that is continued may differ.
+      defaults: the default configuration, whose values a directory of an older version has for
+        the keys that it lacks.
+
+    Raises:
+      UsageError: the directory cannot be written, or holds a run with another configuration;
+        the message lists the keys that differ with both values.
+    """
+    workdir = _absolute(path)
+    with contextlib.nullcontext() if workdir in _held else lock(workdir):
+        _record_config(workdir, as_json(config), may_change, defaults)
+    return workdir
+
+
+def _record_config(workdir: pathlib.Path, config, may_change, defaults) -> None:
+    file = workdir / "config.json"
+    if os.path.lexists(file):
+        before = flatten(as_json(defaults or {})) | flatten(read_config(workdir))
+        lines = differences(before, flatten(config), may_change, ("the directory has", "this run"))
+        if lines:
+            raise UsageError(
+                f"{workdir} holds a run with another configuration:\n  "
+                + "\n  ".join(lines)
+                + "\ncontinue it with the values it has, or choose another --workdir"
+            )
+    elif (workdir / "checkpoints").exists():
+        raise UsageError(f"{workdir} has checkpoints, but no config.json that says of which run")
+    try:
+        write_json(file, config)
+    except OSError as error:
+        raise UsageError(f"the work directory {workdir} cannot be written: {error}") from error
+
+
+def _absolute(path: str) -> pathlib.Path:
+    if not path.strip():
+        raise UsageError("--workdir is empty: name a directory")
+    return pathlib.Path(path).absolute()
+
+
+@contextlib.contextmanager
+def lock(path: str | pathlib.Path):
+    """Keeps other processes from writing a directory, which is made, as long as it is entered.
+
+    The system lets go of the lock when the process ends, however it ends.
+
+    Raises:
+      LockedError: another process has it.
+      UsageError: the directory cannot be written, or its file `.lock` is none to be locked.
+    """
+    workdir = _absolute(str(path))
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        descriptor = open_regular(workdir / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+    except OSError as error:
+        raise UsageError(f"the directory {workdir} cannot be written: {error}") from error
+    with os.fdopen(descriptor, "rb+"):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LockedError(f"{workdir} is being written by another process") from None
+        except OSError as error:
+            raise UsageError(f"the directory {workdir} cannot be written: {error}") from error
+        _held.add(workdir)
+        try:
+            yield
+        finally:
+            _held.discard(workdir)
+
+
+def read_config(workdir: pathlib.Path, name: str = "config.json") -> dict[str, Any]:
+    """The configuration that a work directory was made with."""
+    file = workdir / name
+    config = read_json(file, "the configuration")
+    if not isinstance(config, dict):
+        raise UsageError(f"the configuration {file} cannot be read: it holds no keys")
+    return config
+
+
+def write_labels(workdir: pathlib.Path, class_names: Sequence[str]) -> None:
+    """Records the names of the classes, in the order of their labels."""
+    write_json(workdir / "labels.json", list(class_names))
+
+
+def known_labels(path: str) -> tuple[str, ...]:
+    """Names of the classes that a work directory has recorded; none where there is none."""
+    file = pathlib.Path(path) / "labels.json"
+    names = read_json(file, "the class names") if os.path.lexists(file) else []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"the class names {file} cannot be read: it holds no list of names")
+    return tuple(names)
+
+
+def read_labels(workdir: pathlib.Path, num_classes: int) -> tuple[str, ...]:
+    """Names of the classes; their numbers where `labels.json` does not name all of them."""
+    names = known_labels(str(workdir))
+    return tuple(names[i] if i < len(names) else str(i) for i in range(num_classes))
+
+
+def as_json(value: Any) -> Any:
+    """A value as it will be read back: tuples become lists."""
+    return json.loads(json.dumps(value))
+
+
+def differences(
+    old: Mapping, new: Mapping, may_change: Collection[str], whose: tuple[str, str]
+) -> list[str]:
+    """One line for each dotted key in which two flat configurations, of `whose`, differ."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        before, now = old.get(key, _ABSENT), new.get(key, _ABSENT)
+        if before != now and key not in may_change:
+            lines.append(f"{key}: {whose[0]} {_show(before)}, {whose[1]} {_show(now)}")
+    return lines
+
+
+def _show(value: Any) -> str:
+    return "nothing" if value is _ABSENT else repr(value)
+
+
+def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,176 @@
+"""What happens between noise and image: strips, films, encodings and interpolations.
+
+Axis letters: B images, K moments, H W C image.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from iddpm_jax import diffusion as dm
+from iddpm_jax.data.standardization import UNCHANGED, Standardization
+from iddpm_jax.errors import UsageError
+from iddpm_jax.sampling.generator import Generator, batch_size_for, draw_all
+
+
+def reverse_process(
+    generator: Generator,
+    moments: int,
+    labels: np.ndarray | None,
+    count: int,
+    *,
+    seed: int,
+    guidance: float = 1.0,
+    batch_size: int = 0,
+    on_part: Callable[[float], object] = lambda share: None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """x_t and the predicted x_0 of the first samples, at moments evenly spread over the steps.
+
+    Args:
+      moments: K, at most the number of steps; the last one is the sample itself.
+      labels: int32 `[B]`, or None.
+      count: B.
+      batch_size: images drawn at a time; 0: all.
+      on_part: called at every moment of every batch with its share of the whole.
+
+    Returns:
+      Two arrays, uint8 `[K, B, H, W, C]`.
+    """
+    draw = generator.compile(moments)
+    shown, batches = [], _batches(count, batch_size, generator.mesh)
+    for indices in batches:
+        each = None if labels is None else labels[indices % count]
+        moments_of_batch = []
+        for carry in draw(seed, indices, each, guidance):
+            moments_of_batch.append([np.asarray(generator.finish(x)) for x in carry])
+            on_part(1 / (moments * len(batches)))
+        shown.append(np.asarray(moments_of_batch))
+    x_t, pred_xstart = np.concatenate(shown, axis=2)[:, :, :count].swapaxes(0, 1)
+    return x_t, pred_xstart
+
+
+def _batches(count: int, batch_size: int, mesh: Mesh) -> list[np.ndarray]:
+    """Numbers from 0 to `count` in batches of one size, the last one filled up."""
+    size = batch_size_for(count, batch_size or count, mesh)
+    return [np.arange(start, start + size) for start in range(0, count, size)]
+
+
+def forward_process(
+    d: dm.GaussianDiffusion,
+    images: np.ndarray,
+    moments: int,
+    seed: int,
+    standardization: Standardization = UNCHANGED,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Real images on their way to noise.
+
+    Args:
+      images: uint8 `[B, H, W, C]`.
+      moments: K; the first is the image itself.
+
+    Returns:
+      x_t, uint8 `[K, B, H, W, C]`, and the timesteps, int `[K]`.
+    """
+    x_start = standardization(jnp.asarray(images, jnp.float32) / 127.5 - 1)
+    noise = jax.random.normal(dm.stream(seed, dm.Stream.FORWARD_PROCESS), x_start.shape)
+    timesteps = np.linspace(0, d.num_timesteps - 1, moments).round().astype(np.int32)
+    rows = [dm.q_sample(d, x_start, jnp.full(len(images), t), noise) for t in timesteps]
+    return np.stack([np.asarray(standardization.to_uint8(x)) for x in rows]), timesteps
+
+
+def invert(
+    generator: Generator,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    guidance: float = 1.0,
+    batch_size: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """DDIM inversion: encodes images into noise, and decodes that noise again.
+
+    Args:
+      generator: its sampler does not matter: both ways are DDIM with η = 0.
+      images: uint8 `[B, H, W, C]`.
+      labels: int32 `[B]`, or None.
+      batch_size: images at a time; 0: all.
+
+    Returns:
+      The noise x_T, float32 `[B, H, W, C]`, and the reconstruction, uint8 of the same shape.
+    """
+    generator = dataclasses.replace(generator, sampler="ddim", eta=0.0)
+    count, draw = len(images), generator.compile()
+    noise, back = [], []
+    for indices in _batches(count, batch_size, generator.mesh):
+        rows = indices % count
+        each = None if labels is None else np.asarray(labels, np.int32)[rows]
+        noise.append(np.asarray(generator.encode(images[rows], each, guidance)))
+        *_, carry = draw(0, indices, each, guidance, x_T=noise[-1])
+        back.append(np.asarray(generator.finish(carry[0])))
+    return np.concatenate(noise)[:count], np.concatenate(back)[:count]
+
+
+def slerp(a: jax.Array, b: jax.Array, weights: Sequence[float]) -> jax.Array:
+    """Spherical interpolation from a (weight 0) to b (weight 1), `[…]` to `[K, …]`.
+
+    Unlike on a straight line, what lies between two draws of Gaussian noise is as long as
+    they are (DDIM, Song et al. 2021, appendix D.5).
+    """
+    cosine = jnp.vdot(a, b) / (jnp.linalg.norm(a.ravel()) * jnp.linalg.norm(b.ravel()))
+    angle = jnp.arccos(jnp.clip(cosine, -1, 1))
+    weights = jnp.asarray(weights).reshape(-1, *[1] * a.ndim)
+    # Two directions that are the same have nothing between them.
+    safe = jnp.where(angle < 1e-6, 1.0, jnp.sin(angle))
+    from_a = jnp.where(angle < 1e-6, 1 - weights, jnp.sin((1 - weights) * angle) / safe)
+    from_b = jnp.where(angle < 1e-6, weights, jnp.sin(weights * angle) / safe)
+    return from_a * a + from_b * b
+
+
+def check_deterministic(generator: Generator) -> None:
+    """UsageError if the sampler adds noise on its way, so that x_T does not say all."""
+    if generator.sampler == "ddpm" or generator.eta:
+        raise UsageError(
+            f"interpolation needs a deterministic sampler (ddim with eta=0, or dpm-solver++), "
+            f"not {generator.sampler} with eta={generator.eta}"
+        )
+
+
+def interpolate(
+    generator: Generator,
+    seeds: tuple[int, int],
+    frames: int,
+    labels: np.ndarray | None,
+    guidance: float = 1.0,
+    batch_size: int = 0,
+) -> np.ndarray:
+    """Images from one seed's noise to the other's, for each label.
+
+    Args:
+      generator: with the sampler ddim and eta 0, or dpm-solver++: the noise then says all.
+      labels: int32 `[R]`, one row each; None for an unconditional model, R = 1.
+      batch_size: images drawn at a time; 0: all.
+
+    Returns:
+      uint8 `[R, frames, H, W, C]`.
+
+    Raises:
+      UsageError: the sampler adds noise on its way.
+    """
+    check_deterministic(generator)
+    first = [dm.stream_keys(seed, generator.x_T_stream, np.arange(1)) for seed in seeds]
+    ends = [dm.initial_noise(keys, generator.image_shape)[0] for keys in first]
+    path = np.asarray(slerp(*ends, np.linspace(0, 1, frames)))
+    rows = 1 if labels is None else len(labels)
+    count = rows * frames
+    images = draw_all(
+        generator,
+        count,
+        lambda indices: None if labels is None else labels[indices % count // frames],
+        x_T_of=lambda indices: path[indices % frames],
+        seed=0,
+        guidance=guidance,
+        batch_size=batch_size or count,
+    )
+    return images.reshape(rows, frames, *generator.image_shape)
