@@ -26,15 +26,16 @@ from iddpm_jax.diffusion.gaussian import (
     q_posterior_mean_variance,
     q_sample,
 )
-from iddpm_jax.diffusion.likelihood import bpd_loop, bpd_terms, prior_bpd
-from iddpm_jax.diffusion.losses import (
+from iddpm_jax.diffusion.likelihood import (
+    bpd_loop,
+    bpd_terms,
     discretized_gaussian_log_likelihood,
     mean_flat,
     normal_kl,
-    training_loss_names,
-    training_losses,
+    prior_bpd,
     vb_terms_bpd,
 )
+from iddpm_jax.diffusion.losses import training_loss_names, training_losses
 from iddpm_jax.diffusion.noise import (
     Stream,
     initial_noise,

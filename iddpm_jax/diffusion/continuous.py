@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from iddpm_jax.diffusion.gaussian import ModelFn
-from iddpm_jax.diffusion.losses import mean_flat, training_loss_names, training_losses
+from iddpm_jax.diffusion.likelihood import mean_flat
+from iddpm_jax.diffusion.losses import training_loss_names, training_losses
 from iddpm_jax.diffusion.schedules import REFERENCE_NUM_TIMESTEPS
 from iddpm_jax.diffusion.tables import GaussianDiffusion, make_diffusion
 from iddpm_jax.diffusion.timestep_samplers import TimestepSampler

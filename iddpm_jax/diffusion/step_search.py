@@ -26,7 +26,7 @@ from iddpm_jax.diffusion.gaussian import (
     q_sample,
     split_output,
 )
-from iddpm_jax.diffusion.losses import (
+from iddpm_jax.diffusion.likelihood import (
     discretized_gaussian_log_likelihood,
     mean_flat,
     nats_to_bits,
