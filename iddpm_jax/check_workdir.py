@@ -9,14 +9,13 @@ import pathlib
 import sys
 from collections.abc import Iterator
 
-from iddpm_jax.cli import command
-from iddpm_jax.cli.flag_errors import define_path
+from iddpm_jax.cli import command, shared_flags
 from iddpm_jax.config.record import config_from_dict, run_identity
 from iddpm_jax.errors import UsageError
 from iddpm_jax.files import workdir as wd
 from iddpm_jax.training.identity import RunIdentity
 
-_WORKDIR = define_path("workdir", "Work directory to verify.")
+_WORKDIR = shared_flags.workdir("Work directory to verify.")
 
 
 def main() -> None:

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from iddpm_jax.cli import command
-from iddpm_jax.cli.flag_errors import define_path
+from iddpm_jax.cli import command, shared_flags
 from iddpm_jax.config.recipes import load_recorded
-from iddpm_jax.errors import SMALLER_BATCHES, UsageError, explain_out_of_memory
+from iddpm_jax.errors import SMALLER_BATCHES, explain_out_of_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,11 +24,9 @@ if TYPE_CHECKING:
     from iddpm_jax.files.respacing_table import RespacingTable
     from iddpm_jax.files.shards import Shards
 
-_WORKDIR = define_path("workdir", "Work directory of the trained model.")
-_SPLIT = flags.DEFINE_string("split", "test", "Held-out images to measure the steps on.")
-_NUM = flags.DEFINE_integer(
-    "num_samples", 128, "Number of images, spread over the split; 0: all.", lower_bound=0
-)
+_WORKDIR = shared_flags.workdir()
+_SPLIT = shared_flags.split("test", "Held-out images to measure the steps on.")
+_NUM = shared_flags.num_samples(128, "Number of images, spread over the split; 0: all.")
 _CANDIDATES = flags.DEFINE_integer(
     "candidates",
     1000,
@@ -37,27 +34,19 @@ _CANDIDATES = flags.DEFINE_integer(
     "square.",
     lower_bound=2,
 )
-_BATCH = flags.DEFINE_integer("batch_size", 64, "Images at a time.", lower_bound=1)
-_EMA = flags.DEFINE_string("ema", "", "Rate of the averaged parameters, or none; default: first.")
-_TRUST = flags.DEFINE_bool(
-    "trust_code", False, "Import the code that the work directory's config.json names, if any."
-)
-_DATA_DIR = define_path("data_dir", "Where the data are now, if they have moved.")
-_TEST_PERCENT = flags.DEFINE_float(
-    "test_percent",
-    None,
-    "Share of a folder that is its test split; default: that of the run. Beyond it images were "
-    "trained on.",
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0, upper_bound=2**32 - 1)
+_BATCH = shared_flags.batch_size()
+_EMA = shared_flags.ema()
+_TRUST = shared_flags.trust_code()
+_DATA_DIR = shared_flags.data_dir()
+_TEST_PERCENT = shared_flags.test_percent()
+_SEED = shared_flags.seed()
 
 _RECORD = "settings.json"
-_MEND = "move it away"
+_ADVICE = "move it away"
 
 
 def main() -> None:
-    if not _SPLIT.value.strip():
-        raise UsageError("--split is empty: name a part of the data, such as test or train")
+    shared_flags.refuse_empty_split(_SPLIT.value)
     load_recorded(pathlib.Path(_WORKDIR.value))  # Refused before JAX is imported.
 
     from iddpm_jax import diffusion as dm
@@ -65,7 +54,11 @@ def main() -> None:
     from iddpm_jax.cli import compilation_cache
     from iddpm_jax.data.image_batches import spread_indices
     from iddpm_jax.distributed.mesh import make_mesh
-    from iddpm_jax.files.output_directory import drop_other, model_digest, own, remove_own
+    from iddpm_jax.files.output_directory import (
+        lock_and_record,
+        remove_shards_and_record,
+        remove_shards_of_other_settings,
+    )
     from iddpm_jax.files.shards import Shards
     from iddpm_jax.sampling.generator import batch_size_for
 
@@ -84,22 +77,20 @@ def main() -> None:
     compilation_cache.enable(workdir.parent)
     scratch = workdir / "dp_respacing"
     settings = {
-        "model": model_digest(model),
-        "step": model.step,
-        "ema": model.ema,
+        **model.identity(),
         "split": _SPLIT.value,
         "images": source.fingerprint,
         "num_images": len(indices),
         "candidates": d.num_timesteps,
         "seed": _SEED.value,
     }
-    drop_other(scratch, settings, _RECORD, _MEND)
-    with own(scratch, settings, _RECORD, _MEND):
+    remove_shards_of_other_settings(scratch, settings, _RECORD, _ADVICE)
+    with lock_and_record(scratch, settings, _RECORD, _ADVICE):
         shards = Shards(scratch / "shards", len(indices))
         betas = model.betas if candidates is None else dm.respaced_betas(model.betas, candidates)
         _measure(model, d, betas, source, mesh, indices, size, shards)
         path, table = _search(shards, d.num_timesteps, candidates, model, workdir)
-        remove_own(scratch, _RECORD)
+        remove_shards_and_record(scratch, _RECORD)
     _report(path, table, model.betas.size)
 
 
@@ -108,8 +99,8 @@ def _measure(model, d, betas, source, mesh, indices, size: int, shards: Shards) 
     """Measures the images that are missing in the shards."""
     import numpy as np
 
-    from iddpm_jax.cli.progress_bar import progress_bar
     from iddpm_jax.data.image_batches import image_batches
+    from iddpm_jax.distributed.progress_bar import progress_bar
     from iddpm_jax.evaluation.step_costs import make_measure
 
     total, done = len(indices), shards.done()

@@ -10,13 +10,12 @@ import pathlib
 
 from absl import flags
 
-from iddpm_jax.cli import command
-from iddpm_jax.cli.flag_errors import define_path
+from iddpm_jax.cli import command, shared_flags
 from iddpm_jax.config.recipes import load_recorded
 from iddpm_jax.torch_io import conventions
 
-_WORKDIR = define_path("workdir", "Work directory of the trained model.")
-_OUT = define_path("out", "Directory to write the files into.")
+_WORKDIR = shared_flags.workdir()
+_OUT = shared_flags.out("Directory to write the files into.")
 _ATTENTION_ORDER = flags.DEFINE_enum(
     "attention_order",
     None,

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from iddpm_jax.cli import command, config_flag
-from iddpm_jax.cli.flag_errors import define_path
+from iddpm_jax.cli import command, config_flag, shared_flags
+from iddpm_jax.cli.path_flag import define_path
 from iddpm_jax.config.check import check_config
 from iddpm_jax.config.record import run_identity
 from iddpm_jax.errors import UsageError
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from iddpm_jax.torch_io.flags import TorchFlags
 
 _CHECKPOINT = define_path("checkpoint", "The network's weights: a state dict, .pt or .safetensors.")
-_WORKDIR = define_path("workdir", "Work directory to make.")
+_WORKDIR = shared_flags.workdir("Work directory to make.")
 _EMA = flags.DEFINE_multi_string(
     "ema", [], "Averaged weights, named as the reference names them: ema_0.9999_500000.pt. Several."
 )

@@ -13,51 +13,34 @@ import pathlib
 import re
 from typing import TYPE_CHECKING
 
-from absl import flags
-
-from iddpm_jax.cli import command, launch
-from iddpm_jax.cli.flag_errors import define_path
+from iddpm_jax.cli import command, launch, shared_flags
 from iddpm_jax.config.recipes import load_recorded
-from iddpm_jax.errors import SMALLER_BATCHES, UsageError, explain_out_of_memory
+from iddpm_jax.errors import SMALLER_BATCHES, explain_out_of_memory
 
 if TYPE_CHECKING:
     from iddpm_jax import trained
     from iddpm_jax.diffusion import VarType
 
-_WORKDIR = define_path("workdir", "Work directory of the trained model.")
-_SPLIT = flags.DEFINE_string("split", "test", "Which part of the data, such as test or train.")
-_NUM = flags.DEFINE_integer(
-    "num_samples", 0, "Number of images, spread over the split; 0: all.", lower_bound=0
-)
-_RESPACING = flags.DEFINE_string(
-    "respacing",
-    "",
+_WORKDIR = shared_flags.workdir()
+_SPLIT = shared_flags.split("test", "Which part of the data, such as test or train.")
+_NUM = shared_flags.num_samples(0, "Number of images, spread over the split; 0: all.")
+_RESPACING = shared_flags.respacing(
     "Timesteps of the process: 250, ddim50, exact30, dp25 or any other that the sample command "
-    "takes. Empty: all.",
+    "takes. Empty: all."
 )
-_FORCE = flags.DEFINE_bool(
-    "force", False, "Take timesteps (dpN) that were searched for another step or EMA."
-)
-_BATCH = flags.DEFINE_integer("batch_size", 64, "Images at a time.", lower_bound=1)
-_EMA = flags.DEFINE_string("ema", "", "Rate of the averaged parameters, or none; default: first.")
-_TRUST = flags.DEFINE_bool(
-    "trust_code", False, "Import the code that the work directory's config.json names, if any."
-)
-_DATA_DIR = define_path("data_dir", "Where the data are now, if they have moved.")
-_TEST_PERCENT = flags.DEFINE_float(
-    "test_percent",
-    None,
-    "Share of a folder that is its test split; default: that of the run. Beyond it images were "
-    "trained on.",
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0, upper_bound=2**32 - 1)
-_CLIP = flags.DEFINE_bool("clip_denoised", True, "Clip the predicted x_0 to [-1, 1].")
-_OUT = define_path("out", "Directory to write; default: inside the work directory.")
+_FORCE = shared_flags.force()
+_BATCH = shared_flags.batch_size()
+_EMA = shared_flags.ema()
+_TRUST = shared_flags.trust_code()
+_DATA_DIR = shared_flags.data_dir()
+_TEST_PERCENT = shared_flags.test_percent()
+_SEED = shared_flags.seed()
+_CLIP = shared_flags.clip_denoised(True, "Clip the predicted x_0 to [-1, 1].")
+_OUT = shared_flags.out()
 
 
 def main() -> None:
-    if not _SPLIT.value.strip():
-        raise UsageError("--split is empty: name a part of the data, such as test or train")
+    shared_flags.refuse_empty_split(_SPLIT.value)
     load_recorded(pathlib.Path(_WORKDIR.value))  # Refused before JAX is imported.
 
     import jax
@@ -68,7 +51,7 @@ def main() -> None:
     from iddpm_jax.data.image_batches import spread_indices
     from iddpm_jax.distributed.mesh import make_mesh
     from iddpm_jax.evaluation.bound_files import read_result, write_result
-    from iddpm_jax.files.output_directory import own
+    from iddpm_jax.files.output_directory import lock_and_record
     from iddpm_jax.files.shards import Shards
     from iddpm_jax.sampling.generator import batch_size_for
 
@@ -89,7 +72,7 @@ def main() -> None:
     distributed.check_same_everywhere(agreed, "model or data")
     out = pathlib.Path(_OUT.value or _default_out(settings)).absolute()
     compilation_cache.enable(pathlib.Path(_WORKDIR.value).absolute().parent)
-    with own(out, settings, "settings.json"):
+    with lock_and_record(out, settings, "settings.json"):
         shards, is_first = Shards(out / "shards", len(indices)), jax.process_index() == 0
         if is_first and not d.var_type.is_learned:
             _tell_variance(d.var_type)
@@ -108,8 +91,8 @@ def _evaluate(model, d, source, mesh, indices, size: int, out: pathlib.Path, sha
     import jax
 
     from iddpm_jax import distributed
-    from iddpm_jax.cli.progress_bar import progress_bar
     from iddpm_jax.data.image_batches import image_batches
+    from iddpm_jax.distributed.progress_bar import progress_bar
     from iddpm_jax.evaluation.bound import make_bound
 
     bound = make_bound(
@@ -146,12 +129,8 @@ def _evaluate(model, d, source, mesh, indices, size: int, out: pathlib.Path, sha
 
 def _settings(model: trained.TrainedModel, num_images: int, fingerprint: str) -> dict:
     """What an evaluation is: two that agree in this give the same files."""
-    from iddpm_jax.files.output_directory import model_digest
-
     return {
-        "model": model_digest(model),
-        "step": model.step,
-        "ema": model.ema,
+        **model.identity(),
         "split": _SPLIT.value,
         "test_percent": _TEST_PERCENT.value,
         "images": fingerprint,

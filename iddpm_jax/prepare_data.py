@@ -18,14 +18,15 @@ import re
 
 from absl import flags
 
-from iddpm_jax.cli import command
-from iddpm_jax.cli.flag_errors import command_argument, define_path
+from iddpm_jax.cli import command, shared_flags
+from iddpm_jax.cli.flag_errors import command_argument
+from iddpm_jax.cli.path_flag import define_path
 from iddpm_jax.errors import UsageError
 
-_DATA_DIR = define_path("data_dir", "Data directory of TFDS; default: TFDS's own.")
+_DATA_DIR = shared_flags.data_dir("Data directory of TFDS; default: TFDS's own.")
 _SOURCE = define_path("source", "Folder, archive, npz files or lmdb to pack.")
-_OUT = define_path("out", "Directory of the packed data set.")
-_SPLIT = flags.DEFINE_string("split", "train", "Name of the split that is packed.")
+_OUT = shared_flags.out("Directory of the packed data set.")
+_SPLIT = shared_flags.split("train", "Name of the split that is packed.")
 _SIZE = flags.DEFINE_integer("image_size", 64, "Height and width of the images.", lower_bound=1)
 _CHANNELS = flags.DEFINE_integer("channels", 3, "Channels.", lower_bound=1, upper_bound=4)
 _LABELS = flags.DEFINE_enum(
@@ -54,9 +55,9 @@ def _pack(kind: str) -> None:
         raise UsageError(f"--split={_SPLIT.value!r} must be of letters, digits and underscores")
     if kind == "imagenet_npz" and channels != 3:
         raise UsageError(f"--channels={channels}: down-sampled ImageNet is RGB, 3 channels")
-    from iddpm_jax.cli.progress_bar import progress_bar
     from iddpm_jax.data import packing
     from iddpm_jax.data.packed_writer import PackedWriter
+    from iddpm_jax.distributed.progress_bar import progress_bar
 
     if kind == "folder":
         origin = packing.folder_origin(source, size, channels, _LABELS.value, _EXIF.value)

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from iddpm_jax.cli import command, launch
+from iddpm_jax.cli import command, launch, shared_flags
 from iddpm_jax.cli import sampling_flags as common
-from iddpm_jax.cli.flag_errors import define_path
 from iddpm_jax.config.recipes import load_recorded
 from iddpm_jax.errors import UsageError
 
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
     from iddpm_jax.sampling import pictures
     from iddpm_jax.sampling.generator import Generator
 
-_NUM = flags.DEFINE_integer(
-    "num_samples", 64, "Number of samples.", lower_bound=1, upper_bound=2**31 - 1
+_NUM = shared_flags.num_samples(
+    64, "Number of samples.", at_least=1, at_most=shared_flags.LARGEST_COUNT
 )
 _STEPS = flags.DEFINE_integer(
     "show_steps",
@@ -37,7 +36,7 @@ _GIF = flags.DEFINE_bool("gif", False, "Also write steps.gif: the reverse proces
 _FORWARD = flags.DEFINE_bool(
     "forward_strip", False, "Also write forward.png: real images on their way to noise."
 )
-_DATA_DIR = define_path("data_dir", "Where those real images are now, if they have moved.")
+_DATA_DIR = shared_flags.data_dir("Where those real images are now, if they have moved.")
 _INVERT = flags.DEFINE_list(
     "invert",
     None,
@@ -58,7 +57,7 @@ def main() -> None:
 
     from iddpm_jax import distributed, trained
     from iddpm_jax.cli import compilation_cache
-    from iddpm_jax.files.output_directory import own
+    from iddpm_jax.files.output_directory import lock_and_record
     from iddpm_jax.sampling import pictures
     from iddpm_jax.sampling.generator import batch_size_for
     from iddpm_jax.sampling.write_samples import Drawing, draw
@@ -86,7 +85,7 @@ def main() -> None:
     out = pathlib.Path(common.OUT.value or common.default_out(settings)).absolute()
     size = batch_size_for(_NUM.value, common.BATCH.value, generator.mesh)
     drawing = Drawing(model, generator, settings, out, label_of, size, common.PNG.value)
-    with own(out, settings):
+    with lock_and_record(out, settings):
         samples = draw(drawing, launch.peer_timeout())
         distributed.print_once(f"{settings['num_samples']:,} samples: {samples}")
         distributed.print_once(f"grid: {out / 'grid.png'}")
@@ -130,7 +129,7 @@ def _options(model, generator, settings: dict, out: pathlib.Path) -> pictures.Op
 
 def _pictures_alone(model: trained.TrainedModel, generator: Generator, settings: dict) -> None:
     from iddpm_jax import distributed
-    from iddpm_jax.files.output_directory import digest_of, own
+    from iddpm_jax.files.output_directory import digest_of, lock_and_record
     from iddpm_jax.sampling import pictures, trajectories
 
     if _INVERT.value and _INTERPOLATE.value:
@@ -148,7 +147,7 @@ def _pictures_alone(model: trained.TrainedModel, generator: Generator, settings:
         settings["invert"] = digest_of(images)
     out = pathlib.Path(common.OUT.value or common.default_out(settings, kind)).absolute()
     options = dataclasses.replace(options, out=out)
-    with own(out, settings):
+    with lock_and_record(out, settings):
         if _INTERPOLATE.value:
             path = pictures.write_interpolation(options, settings["interpolate"])
             distributed.print_once(f"interpolation: {path}")

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from iddpm_jax.cli import command, launch
+from iddpm_jax.cli import command, launch, shared_flags
 from iddpm_jax.cli import sampling_flags as common
-from iddpm_jax.cli.flag_errors import define_path
+from iddpm_jax.cli.path_flag import define_path
 from iddpm_jax.config.recipes import load_recorded
 from iddpm_jax.errors import UsageError
 
@@ -34,12 +34,10 @@ _SAMPLES = define_path(
 )
 _IMAGES = define_path("images", "Folder or archive of small images.")
 _BASE = define_path("base_workdir", "Work directory of a model that draws small images: a cascade.")
-_NUM = flags.DEFINE_integer(
-    "num_samples",
+_NUM = shared_flags.num_samples(
     0,
     "Number of images; 0: all there are, 64 of a cascade.",
-    lower_bound=0,
-    upper_bound=2**31 - 1,
+    at_most=shared_flags.LARGEST_COUNT,
 )
 _NOISE = flags.DEFINE_float(
     "low_res_noise",
@@ -70,7 +68,7 @@ def main() -> None:
 
     from iddpm_jax import distributed, trained
     from iddpm_jax.cli import compilation_cache
-    from iddpm_jax.files.output_directory import digest_of, own
+    from iddpm_jax.files.output_directory import digest_of, lock_and_record
     from iddpm_jax.sampling.generator import batch_size_for
     from iddpm_jax.sampling.super_resolution import comparison_grid
     from iddpm_jax.sampling.write_samples import Drawing, draw
@@ -113,7 +111,7 @@ def main() -> None:
         shown = images[:_GRID_SAMPLES]
         return comparison_grid(base.images[: len(shown)], shown)
 
-    with own(out, settings):
+    with lock_and_record(out, settings):
         if first:
             base = _draw_base(dataclasses.replace(cascade, out=out / "base"), model)
             label_of = _label_rule(model, labels, base)
@@ -147,11 +145,11 @@ def _label_rule(model: trained.TrainedModel, labels: list[int] | None, base: Bas
 
 
 def _draw_base(cascade: Drawing, model: trained.TrainedModel) -> BaseSamples:
-    from iddpm_jax.files.output_directory import own
+    from iddpm_jax.files.output_directory import lock_and_record
     from iddpm_jax.sampling.base_samples import read_npz
     from iddpm_jax.sampling.write_samples import draw
 
-    with own(cascade.out, cascade.settings):
+    with lock_and_record(cascade.out, cascade.settings):
         samples = draw(cascade, launch.peer_timeout())
     return read_npz(str(samples), 0, _small_shape(model))
 
@@ -200,16 +198,13 @@ def _load_base(model: trained.TrainedModel) -> trained.TrainedModel:
 
 def _cascade(base: trained.TrainedModel, wanted: dict, batch_size: int) -> Drawing:
     """How the small samples of a cascade are drawn, in a directory that is still to be named."""
-    from iddpm_jax.files.output_directory import model_digest
     from iddpm_jax.sampling.write_samples import Drawing
 
     generator = base.generator(
         _BASE_SAMPLER.value, _BASE_RESPACING.value, 0.0, _BASE_GUIDANCE.value
     )
     settings = {
-        "model": model_digest(base),
-        "step": base.step,
-        "ema": base.ema,
+        **base.identity(),
         "num_samples": wanted["num_samples"],
         "sampler": _BASE_SAMPLER.value,
         "respacing": base.respacing_name(_BASE_RESPACING.value),

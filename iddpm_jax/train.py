@@ -11,18 +11,15 @@ from contextlib import ExitStack
 
 from absl import flags
 
-from iddpm_jax.cli import command, config_flag, launch
-from iddpm_jax.cli.flag_errors import define_path
+from iddpm_jax.cli import command, config_flag, launch, shared_flags
 from iddpm_jax.config import own_code
 from iddpm_jax.config.check import check_config
 from iddpm_jax.config.record import flat_config
 
 _TABLE = flags.DEFINE_bool("parameter_table", False, "Print every parameter with its shape.")
-_TRUST = flags.DEFINE_bool(
-    "trust_code", False, "Import the code that a run's config.json names, if any."
-)
-_WORKDIR = define_path(
-    "workdir", "Directory for checkpoints, samples and metrics; the run in it continues."
+_TRUST = shared_flags.trust_code("a run's")
+_WORKDIR = shared_flags.workdir(
+    "Directory for checkpoints, samples and metrics; the run in it continues."
 )
 
 

@@ -53,6 +53,16 @@ def test_sample_takes_the_models_own_sampler(model):
     assert (by_default != model.sample(2)).any()
 
 
+def test_identity_is_of_parameters_schedule_step_and_average(model):
+    identity = model.identity()
+    assert identity == model.identity() | {"step": 1234, "ema": "0.9"}
+    changed = jax.tree.map(np.array, model.params)
+    jax.tree.leaves(changed)[-1].ravel()[0] += 1
+    for other in ({"params": changed}, {"betas": model.betas * 0.5}):
+        changed_identity = dataclasses.replace(model, **other).identity()
+        assert changed_identity["model"] != identity["model"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

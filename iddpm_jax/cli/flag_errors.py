@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from iddpm_jax.cli.path_flag import PathParser
 from iddpm_jax.errors import UsageError
 
 _ILLEGAL = re.compile(r"flag --(?P<name>[^=]+)=(?P<value>.*?): (?P<reason>.*)", re.DOTALL)
@@ -63,27 +64,3 @@ def check_arguments(words: Sequence[str], argument: str) -> None:
 def command_argument() -> str:
     """The one argument of a command that takes one."""
     return _argument
-
-
-class PathParser(flags.ArgumentParser):
-    """A path on a local disk; see `files.paths.local_path`."""
-
-    syntactic_help = "a path"
-
-    def __init__(self, name: str):
-        self._name = name
-
-    def parse(self, argument: str) -> str:
-        # Imported late: absl asks this module for its flags.
-        from iddpm_jax.files.paths import local_path
-
-        return str(local_path(argument, f"--{self._name}"))
-
-
-def define_path(name: str, help_line: str) -> flags.FlagHolder[str | None]:
-    """Defines a flag whose value is a path; None unless it is given."""
-    # Several commands have a --workdir, and a program may import more than one of them.
-    return flags.DEFINE(PathParser(name), name, None, help_line, allow_override=True)
-
-
-flags.disclaim_key_flags()

@@ -8,7 +8,7 @@ import textwrap
 
 from absl import flags
 
-from iddpm_jax.cli.flag_errors import PathParser
+from iddpm_jax.cli.path_flag import PathParser
 from iddpm_jax.config import defaults
 
 _WIDTH = 100

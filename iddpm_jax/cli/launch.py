@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from iddpm_jax.cli.flag_errors import PathParser
+from iddpm_jax.cli.path_flag import PathParser
 from iddpm_jax.errors import UsageError
 
 _LONGEST = 10**6  # Seconds, eleven days.

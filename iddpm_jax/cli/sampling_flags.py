@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from iddpm_jax.cli.flag_errors import define_path
+from iddpm_jax.cli import shared_flags
 from iddpm_jax.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,20 +20,18 @@ SAMPLER_NAMES = ("ddpm", "ddim", "dpm-solver++")
 
 _LABELS_SHOWN = 5  # In the name of a directory, at most.
 
-WORKDIR = define_path("workdir", "Work directory of the trained model.")
+WORKDIR = shared_flags.workdir()
 SAMPLER = flags.DEFINE_enum(
     "sampler",
     None,
     SAMPLER_NAMES,
     "How to go from noise to images; default: ddpm, in continuous time ddim.",
 )
-RESPACING = flags.DEFINE_string(
-    "respacing",
-    "",
+RESPACING = shared_flags.respacing(
     "Timesteps to use: 250 or '10,15,20' (in equal sections), as in the reference; ddimN (a "
     "stride, as ddim50); exactN, also called linspaceN (any number, both ends included); leadingN "
     "and trailingN (those of diffusers' DDPM and DDIM schedulers); logsnrN (even in log-SNR; for "
-    "dpm-solver++); dpN (searched by dp_respacing). Empty: all.",
+    "dpm-solver++); dpN (searched by dp_respacing). Empty: all."
 )
 ETA = flags.DEFINE_float("eta", 0.0, "Noise of ddim: 0 none, 1 that of ddpm.")
 LABELS = flags.DEFINE_list(
@@ -43,32 +41,23 @@ LABELS = flags.DEFINE_list(
     "turn, or those of the images that are given.",
 )
 GUIDANCE = flags.DEFINE_float("guidance", 1.0, "Weight of classifier-free guidance; 1: none.")
-EMA = flags.DEFINE_string("ema", "", "Rate of the averaged parameters, or none; default: first.")
-SEED = flags.DEFINE_integer(
-    "seed", 0, "Seed; sample i depends on it and on i alone.", lower_bound=0, upper_bound=2**32 - 1
-)
-BATCH = flags.DEFINE_integer(
-    "batch_size", 64, "Samples drawn at a time.", lower_bound=1, upper_bound=2**31 - 1
-)
-OUT = define_path("out", "Directory to write; default: inside the work directory.")
-CLIP = flags.DEFINE_bool(
-    "clip_denoised",
+EMA = shared_flags.ema()
+SEED = shared_flags.seed("Seed; sample i depends on it and on i alone.")
+BATCH = shared_flags.batch_size("Samples drawn at a time.", at_most=shared_flags.LARGEST_COUNT)
+OUT = shared_flags.out()
+CLIP = shared_flags.clip_denoised(
     None,
     "Clip the predicted x_0 to [-1, 1] at every step; default: unless the model is one of "
     "standardised images.",
 )
-FORCE = flags.DEFINE_bool(
-    "force", False, "Take timesteps (dpN) that were searched for another step or EMA."
-)
+FORCE = shared_flags.force()
 RGB = flags.DEFINE_bool(
     "rgb",
     False,
     "Write samples of a gray model with three equal channels, as OpenAI's evaluator wants them.",
 )
 PNG = flags.DEFINE_bool("png", False, "Also write one PNG for each sample.")
-TRUST_CODE = flags.DEFINE_bool(
-    "trust_code", False, "Import the code that the work directory's config.json names, if any."
-)
+TRUST_CODE = shared_flags.trust_code()
 
 
 def settings(
@@ -83,16 +72,13 @@ def settings(
     `classes` is the model that knows the names in --labels, if that is another.
     """
     from iddpm_jax.cli.class_labels import label_numbers
-    from iddpm_jax.files.output_directory import model_digest
 
     if RGB.value and model.image_shape[-1] != 1:
         raise UsageError(
             f"--rgb writes gray as RGB, and the model draws {model.image_shape[-1]} channels"
         )
     return {
-        "model": model_digest(model),
-        "step": model.step,
-        "ema": model.ema,
+        **model.identity(),
         "num_samples": num_samples,
         "sampler": generator.sampler,
         "respacing": model.respacing_name(RESPACING.value),

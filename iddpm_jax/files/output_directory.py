@@ -1,4 +1,4 @@
-"""The directory that a command writes: which results are in it, and that one process writes it."""
+"""The directory that a command writes: its lock, its record, its default name."""
 
 import contextlib
 import hashlib
@@ -7,7 +7,6 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from iddpm_jax import distributed
@@ -21,60 +20,62 @@ from iddpm_jax.files.shards import (
 )
 from iddpm_jax.files.untrusted import safe_file_name
 from iddpm_jax.files.workdir import lock
-from iddpm_jax.sampling.trained_model import TrainedModel
 
 
 @contextlib.contextmanager
-def own(
+def lock_and_record(
     directory: pathlib.Path,
     settings: Mapping[str, Any],
     record: str = "sampling.json",
-    mend: str = "choose another --out",
+    advice: str = "choose another --out",
 ) -> Iterator[None]:
-    """While entered, `directory` is that of these results, and no other process writes it.
+    """Locks a directory, made if need be, and records what its results depend on.
 
-    All processes of one run enter together; the first one holds the lock for them.
+    While entered, no other program writes it. All hosts of one run enter together; the first one
+    holds the lock for them. What a kill left half written is removed.
 
     Args:
       settings: all that the results depend on, and nothing that changes only speed or place.
-      record: the file in it that keeps them.
-      mend: what to do where it is not ours, for messages.
+      record: the file in it that keeps the settings.
+      advice: what to do where it holds something else, for messages.
 
     Raises:
-      UsageError: it holds other results or files, cannot be written, or another process is
+      UsageError: it holds other results or files, cannot be written, or another program is
         writing it.
     """
     with contextlib.ExitStack() as held:
-        distributed.on_first(lambda: held.enter_context(_locked(directory, settings, record, mend)))
+        distributed.on_first(
+            lambda: held.enter_context(_locked(directory, settings, record, advice))
+        )
         yield
 
 
 @contextlib.contextmanager
 def _locked(
-    directory: pathlib.Path, settings: Mapping[str, Any], record: str, mend: str
+    directory: pathlib.Path, settings: Mapping[str, Any], record: str, advice: str
 ) -> Iterator[None]:
-    check_settings(directory, settings, record, mend)  # Before anything of ours is in it.
+    check_settings(directory, settings, record, advice)  # Before anything of ours is in it.
     with refusing_disk_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
     with lock(directory):
-        record_settings(directory, settings, record, mend)  # Another process may have come between.
+        record_settings(directory, settings, record, advice)  # Another may have come between.
         remove_scratch(directory)
         yield
 
 
-def drop_other(
-    directory: pathlib.Path, settings: Mapping[str, Any], record: str, mend: str
+def remove_shards_of_other_settings(
+    directory: pathlib.Path, settings: Mapping[str, Any], record: str, advice: str
 ) -> None:
-    """Makes room for this work where shards of other work of its kind were left.
+    """Removes the shards and the record that work with other settings has left.
 
-    They are of its kind if their record has the same keys. Nothing else is removed.
+    A record with other keys is of another kind of work, and stays, as does everything else.
 
     Raises:
       UsageError: they are being written; or the record cannot be read.
     """
     if not (directory / record).exists():
         return
-    before = read_record(directory / record, mend)
+    before = read_record(directory / record, advice)
     if before.keys() != settings.keys() or not differing_settings(before, settings):
         return
     with lock(directory):
@@ -83,8 +84,8 @@ def drop_other(
         (directory / record).unlink()
 
 
-def remove_own(directory: pathlib.Path, record: str) -> None:
-    """Removes a directory of shards that is owned, file by file: nothing that is not ours."""
+def remove_shards_and_record(directory: pathlib.Path, record: str) -> None:
+    """Removes what `lock_and_record` and `Shards` wrote, and the directory if it is empty then."""
     Shards(directory / "shards", 0).remove()
     for name in (record, ".lock"):
         (directory / name).unlink(missing_ok=True)
@@ -92,13 +93,8 @@ def remove_own(directory: pathlib.Path, record: str) -> None:
         directory.rmdir()
 
 
-def model_digest(model: TrainedModel) -> str:
-    """What tells models apart wherever they lie: of the parameters and the schedule."""
-    return digest_of(*jax.device_get(jax.tree.leaves(model.params)), model.betas)
-
-
 def digest_of(*arrays: np.ndarray | None) -> str:
-    """What tells arrays apart, their sizes and kinds included."""
+    """16 hex digits of the arrays' values, shapes and dtypes; None counts as an empty array."""
     digest = hashlib.sha256()
     for array in arrays:
         value = np.asarray(() if array is None else array)

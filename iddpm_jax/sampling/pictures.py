@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from iddpm_jax import distributed
-from iddpm_jax.cli.progress_bar import progress_bar
 from iddpm_jax.data.image_batches import one_of_each_class
 from iddpm_jax.data.image_files import read_exact
+from iddpm_jax.distributed.progress_bar import progress_bar
 from iddpm_jax.errors import SMALLER_BATCHES, UsageError, explain_out_of_memory
 from iddpm_jax.files.atomic import refusing_disk_errors, write_atomically
 from iddpm_jax.files.npz import npz_bytes

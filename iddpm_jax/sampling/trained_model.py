@@ -14,6 +14,7 @@ from iddpm_jax.data import Source
 from iddpm_jax.data.standardization import Standardization
 from iddpm_jax.distributed.mesh import make_mesh
 from iddpm_jax.errors import UsageError
+from iddpm_jax.files.output_directory import digest_of
 from iddpm_jax.files.respacing_table import SEARCHED
 from iddpm_jax.sampling.generator import Generator, draw_all
 
@@ -73,6 +74,18 @@ class TrainedModel:
     def default_sampler(self) -> str:
         """Ancestral sampling, but in continuous time, which people know with DDIM, that."""
         return "ddim" if self.betas is None else "ddpm"
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this model from any other, wherever it lies, for records of its results.
+
+        `model` is a digest of the parameters and the schedule.
+        """
+        parameters = jax.device_get(jax.tree.leaves(self.params))
+        return {
+            "model": digest_of(*parameters, self.betas),
+            "step": self.step,
+            "ema": self.ema,
+        }
 
     def refuse_super_resolution(self, command: str) -> None:
         """UsageError if the model is one for super-resolution, which `command` is not for."""

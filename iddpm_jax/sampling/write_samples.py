@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from iddpm_jax import distributed
-from iddpm_jax.cli.progress_bar import progress_bar
+from iddpm_jax.distributed.progress_bar import progress_bar
 from iddpm_jax.errors import SMALLER_BATCHES, explain_out_of_memory
 from iddpm_jax.files.atomic import refusing_disk_errors
 from iddpm_jax.files.pictures import class_grid, save_png
@@ -30,7 +30,7 @@ class Drawing:
     Attributes:
       model, generator: what draws.
       settings: what the samples depend on, as from `sampling_flags.settings`.
-      out: the directory, which this run owns (`output_directory.own`).
+      out: the directory, which this run has locked (`output_directory.lock_and_record`).
       label_of: sample numbers `[B]` to labels int32 `[B]`, or None.
       batch_size: samples drawn at a time, a multiple of the devices.
       png: whether to write a file for each sample, too.

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from iddpm_jax.errors import UsageError
-from iddpm_jax.files.output_directory import own
+from iddpm_jax.files.output_directory import lock_and_record
 from iddpm_jax.files.shards import ShardedSamples
 from iddpm_jax.sampling import generator, write_samples
 from iddpm_jax.sampling.write_samples import Drawing, draw
@@ -32,7 +32,7 @@ def _drawing(model, out, **changes):
 
 
 def _draw(drawing):
-    with own(drawing.out, drawing.settings):
+    with lock_and_record(drawing.out, drawing.settings):
         return draw(drawing, peer_timeout=0)
 
 
@@ -88,7 +88,7 @@ def test_draw_continues_with_another_batch_size_to_the_same_file(model, whole, t
     with np.load(whole / "samples.npz") as samples:
         images, labels = samples["arr_0"][:8], samples["arr_1"][:8].astype(np.int32)
     # As if it had been killed after its first batch of 8.
-    with own(out, drawing.settings):
+    with lock_and_record(out, drawing.settings):
         ShardedSamples(out, COUNT, (4, 4, 1), num_classes=3).write(0, images, labels)
     _draw(drawing)
     assert "continuing after 8 finished samples" in capsys.readouterr().out

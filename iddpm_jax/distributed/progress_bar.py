@@ -1,4 +1,4 @@
-"""The progress bar of the commands."""
+"""A progress bar, which one of several hosts shows."""
 
 import sys
 
@@ -7,7 +7,12 @@ from tqdm import tqdm
 
 
 def progress_bar(total: float, done: float, unit: str) -> tqdm:
-    """A bar on a terminal; elsewhere a line now and then. Of several processes one shows it."""
+    """A bar on a terminal; elsewhere a line now and then. The first host alone shows it.
+
+    Args:
+      total, done: how much there is to do, and how much of it is done before.
+      unit: what is counted, such as "images".
+    """
     terminal = sys.stderr.isatty()
     return tqdm(
         total=total,
