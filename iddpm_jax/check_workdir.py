@@ -72,12 +72,12 @@ def _checkpoints(workdir: pathlib.Path, config, run: RunIdentity) -> Iterator[tu
     import jax
 
     from iddpm_jax.config.build_model import build_model
-    from iddpm_jax.torch_io import run
+    from iddpm_jax.torch_io.run import abstract_state
     from iddpm_jax.training.checkpoints import Checkpoints
 
     jax.config.update("jax_platforms", "cpu")  # Nothing is computed.
     try:
-        abstract = run.abstract_state(config, build_model(config))
+        abstract = abstract_state(config, build_model(config))
     except UsageError as error:
         yield "checkpoints", str(error)
         return

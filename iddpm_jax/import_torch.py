@@ -79,7 +79,7 @@ def main() -> None:
 
     from iddpm_jax import models
     from iddpm_jax.config.build_model import build_model
-    from iddpm_jax.torch_io import run
+    from iddpm_jax.torch_io import run as torch_run
     from iddpm_jax.torch_io.files import read_state_dict
     from iddpm_jax.torch_io.recognise import check_images
 
@@ -97,7 +97,7 @@ def main() -> None:
     config = found.config
     conventions = _conventions(given, found.published)
     model = build_model(config)
-    run = run.read_run(state_dict, ema, optimizer, model, conventions)
+    run = torch_run.read_run(state_dict, ema, optimizer, model, conventions)
     whole = bool(found.published) or config_flag.given() is not None
     chosen = whole or "train.ema_rate" in {*_overrides(), *given.listed}
     _adopt_rates(config, checkpoint, list(ema), chosen)
@@ -108,12 +108,12 @@ def main() -> None:
     files = [checkpoint, *ema.values(), *([optimizer] if optimizer else [])]
     step = _step(files, found.published)
     _set_num_steps(config, step)
-    state = run.to_state(run, config, model, step)
+    state = torch_run.to_state(run, config, model, step)
     record = {
         "published": found.published,
         "step": step,
         "checkpoint": _record(checkpoint),
-        "checkpoint_is_average": run.parse_name(checkpoint).ema_rate or "",
+        "checkpoint_is_average": torch_run.parse_name(checkpoint).ema_rate or "",
         "ema": {rate: _record(path) for rate, path in ema.items()},
         "optimizer": _record(optimizer) if optimizer else None,
         **conventions.record(),
@@ -194,7 +194,7 @@ def _asks(values, published: bool) -> list[str]:
 
 def _adopt_rates(config, checkpoint: pathlib.Path, rates: list[str], chosen: bool) -> None:
     """Takes the averages' rates from the files' names, unless they were chosen."""
-    from iddpm_jax.torch_io import run
+    from iddpm_jax.torch_io import run as torch_run
 
     has = [str(rate) for rate in config.train.ema_rate]
     if chosen:
@@ -205,7 +205,7 @@ def _adopt_rates(config, checkpoint: pathlib.Path, rates: list[str], chosen: boo
                 f"{config.train.ema_rate}; --config.train.ema_rate says which averages to keep"
             )
         return
-    own = run.parse_name(checkpoint).ema_rate
+    own = torch_run.parse_name(checkpoint).ema_rate
     rates = rates or ([own] if own else has)
     config.train.ema_rate = tuple(float(rate) for rate in rates)
 
@@ -225,13 +225,13 @@ def _adopt(key: str, value: float, config, optimizer: pathlib.Path, given: Torch
 
 
 def _ema_files() -> dict[str, pathlib.Path]:
-    from iddpm_jax.torch_io import run
+    from iddpm_jax.torch_io import run as torch_run
 
     files: dict[str, pathlib.Path] = {}
     for value in _EMA.value:
         for name in [value] if pathlib.Path(value).exists() else value.split(","):
             path = local_path(name, "--ema")
-            rate = run.parse_name(path).ema_rate
+            rate = torch_run.parse_name(path).ema_rate
             if rate is None:
                 raise UsageError(f"--ema={name}: the name should be as in ema_0.9999_500000.pt")
             if rate in files:
@@ -250,13 +250,14 @@ def _new_workdir() -> pathlib.Path:
 
 
 def _config(arch, checkpoint: pathlib.Path, given: TorchFlags, own_run: bool):
-    from iddpm_jax.torch_io import flags, run
+    from iddpm_jax.torch_io import flags
+    from iddpm_jax.torch_io import run as torch_run
     from iddpm_jax.torch_io.recognise import config_for
 
     whole = None if config_flag.given() is None else config_flag.value()
     if whole is not None and _PRESET.value:
         raise UsageError("--preset and --config are two answers to one question; give one")
-    own_run = own_run or run.parse_name(checkpoint).step is not None
+    own_run = own_run or torch_run.parse_name(checkpoint).step is not None
     overrides = flags.merge(given, _overrides())
     found = config_for(arch, checkpoint, whole, overrides, _PRESET.value or "", own_run, _asks)
     check_config(found.config)
@@ -277,9 +278,9 @@ def _set_num_steps(config, step: int) -> None:
 
 
 def _step(files: list[pathlib.Path], published: str) -> int:
-    from iddpm_jax.torch_io import run
+    from iddpm_jax.torch_io import run as torch_run
 
-    named = run.common_step(files)
+    named = torch_run.common_step(files)
     if named is not None and _STEP.value not in (None, named):
         raise UsageError(f"--step={_STEP.value}, but the files are of step {named}")
     if named is None:
