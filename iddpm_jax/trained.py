@@ -75,8 +75,11 @@ def load(
     distributed.check_same(step, "the checkpoint that they found")
 
     def respaced(respacing: str) -> dm.GaussianDiffusion:
-        searched = searched_timesteps(path, respacing, step, ema, force=force_respacing)
-        return build_diffusion(config, respacing if searched is None else searched)
+        return build_diffusion(
+            config,
+            respacing,
+            lambda count: searched_timesteps(path, count, step, ema, force=force_respacing),
+        )
 
     classes = config.model.num_classes
     return TrainedModel(

@@ -74,20 +74,24 @@ def _continuous(config: ml_collections.ConfigDict) -> dm.ContinuousDiffusion:
 
 
 def build_diffusion(
-    config: ml_collections.ConfigDict, respacing: str | np.ndarray = ""
+    config: ml_collections.ConfigDict,
+    respacing: str = "",
+    searched: dm.SearchedTimesteps | None = None,
 ) -> dm.GaussianDiffusion:
-    """The process to sample from: all of its steps, or those that `respacing` says or lists.
+    """The process to sample from.
 
-    Of a continuous process it says how many steps there are, by default `diffusion.steps`.
+    Args:
+      respacing: which of its steps, as `space_timesteps` reads it; empty for all. Of a process in
+        continuous time the number of steps; empty for `diffusion.steps`.
+      searched: the timesteps of `dp25` and its like, by their number; None where there are none.
+
+    Raises:
+      UsageError: a key of `diffusion` or the respacing cannot be used.
     """
     c = config.diffusion
     if is_continuous(config):
-        if respacing and not (isinstance(respacing, str) and respacing.isdecimal()):
-            raise UsageError(
-                f"respacing {respacing!r}: of a process in continuous time give the number of "
-                "steps, as in 20"
-            )
-        return dm.discretise(_continuous(config), int(respacing or c.steps))
+        steps = dm.count_of_continuous_steps(respacing) if respacing else c.steps
+        return dm.discretise(_continuous(config), steps)
     if c.loss != "l2":
         raise UsageError(f"diffusion.loss={c.loss!r} is for diffusion.process='continuous'")
     if c.use_kl:
@@ -101,10 +105,9 @@ def build_diffusion(
     if c.learn_sigma and c.sigma_small:
         raise UsageError("diffusion.sigma_small=True has no effect with learn_sigma=True")
     betas = build_betas(config)
-    if isinstance(respacing, str):
-        keep = _kept_timesteps(betas, respacing) if respacing else None
-    else:
-        keep = respacing
+    keep = None
+    if respacing:
+        keep = dm.space_timesteps(betas.size, respacing, betas=betas, searched=searched)
     if keep is not None and c.predict_xstart and c.learn_sigma:
         logging.warning(
             "diffusion.predict_xstart=True with learn_sigma=True: on respaced timesteps ancestral "
@@ -119,14 +122,6 @@ def build_diffusion(
         rescale_timesteps=c.rescale_timesteps,
         keep_timesteps=keep,
     )
-
-
-def _kept_timesteps(betas, respacing: str):
-    """What a `respacing` option keeps: a spec of `space_timesteps`, or `logsnr20`."""
-    count = respacing.removeprefix("logsnr")
-    if count != respacing and count.isdigit():
-        return dm.log_snr_timesteps(betas, int(count))
-    return dm.space_timesteps(betas.size, respacing)
 
 
 def build_timestep_sampler(config: ml_collections.ConfigDict) -> dm.TimestepSampler:

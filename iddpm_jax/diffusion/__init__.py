@@ -45,6 +45,9 @@ from iddpm_jax.diffusion.noise import (
     stream_keys,
 )
 from iddpm_jax.diffusion.respacing import (
+    SearchedTimesteps,
+    count_of_continuous_steps,
+    is_searched,
     log_snr_timesteps,
     respaced_betas,
     space_timesteps,
@@ -90,6 +93,7 @@ __all__ = [
     "NoiseLoss",
     "PMeanVariance",
     "PairTables",
+    "SearchedTimesteps",
     "Stream",
     "TimestepSampler",
     "VarType",
@@ -100,6 +104,7 @@ __all__ = [
     "bpd_loop",
     "bpd_terms",
     "check_searchable",
+    "count_of_continuous_steps",
     "ddim_reverse_step",
     "ddim_step",
     "ddpm_step",
@@ -108,6 +113,7 @@ __all__ = [
     "dpm_solver_step",
     "extract",
     "initial_noise",
+    "is_searched",
     "log_snr_timesteps",
     "make_continuous",
     "make_diffusion",

@@ -1,20 +1,26 @@
 """Respacing: run a T-step process with only some of its steps, in float64.
 
-Axis letters: T steps of the full process, K kept steps.
+`space_timesteps` knows the whole language in which a user says which; a spacing of its own name is
+one function and one row of `_SPACINGS`. Axis letters: T steps of the full process, K kept steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from iddpm_jax.errors import UsageError
 
-# All that a respacing may be called; `logsnrN` needs the schedule, `dpN` a search, and others read
-# these two.
-SPACINGS = "ddimN, exactN, linspaceN, leadingN, trailingN, logsnrN or dpN"
+SearchedTimesteps = Callable[[int], np.ndarray]  # K to the timesteps searched for it, int [K].
 
 
-def space_timesteps(num_timesteps: int, spec: str | Sequence[int]) -> np.ndarray:
+def space_timesteps(
+    num_timesteps: int,
+    spec: str | Sequence[int],
+    *,
+    betas: np.ndarray | None = None,
+    searched: SearchedTimesteps | None = None,
+) -> np.ndarray:
     """Chooses which of `num_timesteps` steps to keep.
 
     Args:
@@ -26,17 +32,47 @@ def space_timesteps(num_timesteps: int, spec: str | Sequence[int]) -> np.ndarray
         `"linspace25"`: 25 steps from the first to the last, evenly spaced and rounded, for any
         number up to T. `"leading25"` and `"trailing25"`: those of diffusers' DDPM and DDIM
         schedulers (Lin et al. 2024, table 2; its others space otherwise), every T // 25 steps
-        from the first on, and every T / 25 back from the last.
+        from the first on, and every T / 25 back from the last. `"logsnr25"`: evenly spaced in
+        the log-SNR, see `log_snr_timesteps`. `"dp25"`: those that a search found to have the
+        best likelihood (Watson et al. 2021).
+      betas: the schedule, float64 `[T]`; logsnr needs it.
+      searched: gives the timesteps that were searched for a number of steps; dp needs it.
 
     Returns:
       The kept timesteps, sorted, int64 `[K]`.
 
     Raises:
-      UsageError: the spec cannot be read, or asks for steps that are not there.
+      UsageError: the spec cannot be read, asks for steps that are not there, or needs an argument
+        that is None.
     """
-    for prefix, choose in _NAMED.items():
-        if isinstance(spec, str) and spec.startswith(prefix):
-            return choose(num_timesteps, spec, _count_after(prefix, spec))
+    for name, spacing in _SPACINGS.items():
+        if isinstance(spec, str) and spec.startswith(name):
+            count = _count_after(name, spec)
+            return spacing(_Request(spec, count, num_timesteps, betas, searched))
+    return _in_sections(num_timesteps, spec)
+
+
+def is_searched(spec: str) -> bool:
+    """Whether a spec asks for searched timesteps, which are others after every search."""
+    return spec.startswith("dp")
+
+
+def count_of_continuous_steps(spec: str) -> int:
+    """The number of steps that a spec asks for of a process in continuous time, as in `"20"`.
+
+    Raises:
+      UsageError: it says anything but a number.
+    """
+    if not spec.isdecimal():
+        raise UsageError(
+            f"respacing {spec!r}: of a process in continuous time give the number of steps, as in "
+            "20"
+        )
+    return int(spec)
+
+
+def _in_sections(num_timesteps: int, spec: str | Sequence[int]) -> np.ndarray:
+    """`"250"` and `"10,15,20"`: evenly spaced steps of sections of equal length."""
     counts = _section_counts(spec)
     size, extra = divmod(num_timesteps, len(counts))
     kept: list[int] = []
@@ -60,9 +96,10 @@ def _section_counts(spec: str | Sequence[int]) -> list[int]:
     try:
         counts = [int(part) for part in parts]
     except ValueError:
+        *names, last = (f"{name}N" for name in _SPACINGS)
         raise UsageError(
             f"respacing {spec!r} cannot be read: give a number ('250'), numbers per section "
-            f"('10,15,20') or, with a number for N, {SPACINGS}"
+            f"('10,15,20') or, with a number for N, {', '.join(names)} or {last}"
         ) from None
     if not counts or min(counts) < 0:
         raise UsageError(f"respacing {spec!r}: section counts must not be empty or negative")
@@ -81,16 +118,34 @@ def _evenly_spaced(start: int, section: int, count: int) -> list[int]:
     return kept
 
 
-def _count_after(prefix: str, spec: str) -> int:
+class _Request(NamedTuple):
+    """A spec of one word and a number, and what `space_timesteps` was given with it."""
+
+    spec: str
+    count: int
+    num_timesteps: int
+    betas: np.ndarray | None
+    searched: SearchedTimesteps | None
+
+    def check_count(self) -> None:
+        if not 2 <= self.count <= self.num_timesteps:
+            raise UsageError(
+                f"respacing {self.spec!r}: asks for {self.count} of {self.num_timesteps} "
+                f"timesteps; from 2 to {self.num_timesteps} are possible"
+            )
+
+
+def _count_after(name: str, spec: str) -> int:
     try:
-        return int(spec.removeprefix(prefix))
+        return int(spec.removeprefix(name))
     except ValueError:
         raise UsageError(
-            f"respacing {spec!r} cannot be read: {prefix!r} needs a number, as in {prefix}25"
+            f"respacing {spec[:80]!r} cannot be read: {name!r} needs a number, as in {name}25"
         ) from None
 
 
-def _strided(num_timesteps: int, spec: str, wanted: int) -> np.ndarray:
+def _ddim(request: _Request) -> np.ndarray:
+    spec, wanted, num_timesteps = request[:3]
     # A stride s keeps ceil(T / s) steps.
     reachable = {-(-num_timesteps // s): s for s in range(num_timesteps - 1, 0, -1)}
     if wanted not in reachable:
@@ -103,37 +158,57 @@ def _strided(num_timesteps: int, spec: str, wanted: int) -> np.ndarray:
     return np.arange(0, num_timesteps, reachable[wanted], dtype=np.int64)
 
 
-def _exact(num_timesteps: int, spec: str, wanted: int) -> np.ndarray:
-    _check_count(num_timesteps, spec, wanted)
-    return np.round(np.linspace(0, num_timesteps - 1, wanted)).astype(np.int64)
+def _exact(request: _Request) -> np.ndarray:
+    request.check_count()
+    return np.round(np.linspace(0, request.num_timesteps - 1, request.count)).astype(np.int64)
 
 
-def _leading(num_timesteps: int, spec: str, wanted: int) -> np.ndarray:
-    _check_count(num_timesteps, spec, wanted)
-    return np.arange(wanted, dtype=np.int64) * (num_timesteps // wanted)
+def _leading(request: _Request) -> np.ndarray:
+    request.check_count()
+    stride = request.num_timesteps // request.count
+    return np.arange(request.count, dtype=np.int64) * stride
 
 
-def _trailing(num_timesteps: int, spec: str, wanted: int) -> np.ndarray:
-    _check_count(num_timesteps, spec, wanted)
-    kept = np.round(np.arange(num_timesteps, 0, -num_timesteps / wanted)[:wanted]) - 1
+def _trailing(request: _Request) -> np.ndarray:
+    request.check_count()
+    stride = request.num_timesteps / request.count
+    kept = np.round(np.arange(request.num_timesteps, 0, -stride)[: request.count]) - 1
     return kept[::-1].astype(np.int64)
 
 
-def _check_count(num_timesteps: int, spec: str, wanted: int) -> None:
-    if not 2 <= wanted <= num_timesteps:
+def _log_snr(request: _Request) -> np.ndarray:
+    if request.betas is None:
         raise UsageError(
-            f"respacing {spec!r}: asks for {wanted} of {num_timesteps} timesteps; "
-            f"from 2 to {num_timesteps} are possible"
+            f"respacing {request.spec!r} needs the schedule: space_timesteps(…, betas=…)"
         )
+    if request.betas.shape != (request.num_timesteps,):
+        raise UsageError(
+            f"respacing {request.spec!r}: betas are of shape {request.betas.shape}, but the "
+            f"process has {request.num_timesteps} timesteps"
+        )
+    return log_snr_timesteps(request.betas, request.count)
 
 
-_NAMED = {
-    "ddim": _strided,
+def _searched(request: _Request) -> np.ndarray:
+    if request.searched is None:
+        raise UsageError(
+            f"respacing {request.spec!r} takes timesteps from the table of a trained model that "
+            "python -m iddpm_jax.dp_respacing makes; there is none here"
+        )
+    return np.asarray(request.searched(request.count), dtype=np.int64)
+
+
+# By the word before the number. None may be the beginning of another.
+_SPACINGS: dict[str, Callable[[_Request], np.ndarray]] = {
+    "ddim": _ddim,
     "exact": _exact,
     "linspace": _exact,
     "leading": _leading,
     "trailing": _trailing,
+    "logsnr": _log_snr,
+    "dp": _searched,
 }
+SPACING_NAMES = tuple(_SPACINGS)
 
 
 def respaced_betas(betas: np.ndarray, keep_timesteps: np.ndarray) -> np.ndarray:

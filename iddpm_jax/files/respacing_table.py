@@ -6,7 +6,6 @@ dp_respacing.npz   bounds float64 [K + 1]: bits/dim of the best K steps at K, as
 """
 
 import pathlib
-import re
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +15,6 @@ from iddpm_jax.files.atomic import refusing_disk_errors, write_atomically
 from iddpm_jax.files.npz import DamagedError, npz_bytes, read_npz
 
 FILE_NAME = "dp_respacing.npz"
-SEARCHED = re.compile(r"dp(\d+)")
 
 
 class RespacingTable(NamedTuple):
@@ -36,9 +34,9 @@ def save_table(workdir: pathlib.Path, table: RespacingTable) -> pathlib.Path:
 
 
 def searched_timesteps(
-    workdir: pathlib.Path, respacing: str, step: int, ema: str, *, force: bool = False
-) -> np.ndarray | None:
-    """The timesteps of `dp25` and its like, sorted, int `[K]`; None for any other respacing.
+    workdir: pathlib.Path, count: int, step: int, ema: str, *, force: bool = False
+) -> np.ndarray:
+    """The timesteps that a search found for a number of steps, sorted, int32 `[count]`.
 
     Args:
       step, ema: the training step and the average of the model that will use them.
@@ -48,25 +46,21 @@ def searched_timesteps(
       UsageError: the work directory has no table, none with as many steps, or that of another
         model.
     """
-    match = SEARCHED.fullmatch(respacing)
-    if match is None:
-        return None
     path = workdir / FILE_NAME
     search = f"python -m iddpm_jax.dp_respacing --workdir={workdir}"
     if not path.exists():
-        raise UsageError(f"respacing {respacing!r} has not been searched for yet: {search}")
+        raise UsageError(f"respacing 'dp{count}' has not been searched for yet: {search}")
     table = read_table(path)
     searched = f"step {int(table.step):,} with EMA {table.ema}"
     wanted = f"step {step:,} with EMA {ema}"
     if searched != wanted and not force:
         raise UsageError(
-            f"respacing {respacing!r}: {path} was searched at {searched}, but the model is that of "
+            f"respacing 'dp{count}': {path} was searched at {searched}, but the model is that of "
             f"{wanted}: search again ({search} --ema={ema}), or take them all the same (--force)"
         )
-    # A count of a thousand digits is no number to Python.
-    count, largest = int(match[1][:9]), len(table.bounds) - 1
+    largest = len(table.bounds) - 1
     if not 2 <= count <= largest:
-        raise UsageError(f"respacing {respacing!r}: {path} has from dp2 to dp{largest}")
+        raise UsageError(f"respacing 'dp{count}': {path} has from dp2 to dp{largest}")
     return table.timesteps[count, :count]
 
 

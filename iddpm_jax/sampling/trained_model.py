@@ -15,7 +15,6 @@ from iddpm_jax.data.standardization import Standardization
 from iddpm_jax.distributed.mesh import make_mesh
 from iddpm_jax.errors import UsageError
 from iddpm_jax.files.output_directory import digest_of
-from iddpm_jax.files.respacing_table import SEARCHED
 from iddpm_jax.sampling.generator import Generator, draw_all
 
 
@@ -137,7 +136,7 @@ class TrainedModel:
 
     def respacing_name(self, respacing: str) -> str:
         """What tells results of a respacing apart: searched timesteps change with every search."""
-        if not SEARCHED.fullmatch(respacing):
+        if not dm.is_searched(respacing):
             return respacing
         kept = np.asarray(self.build_diffusion(respacing).model_timesteps)
         return f"{respacing}-{hashlib.sha256(kept.tobytes()).hexdigest()[:8]}"

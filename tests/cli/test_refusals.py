@@ -1,12 +1,14 @@
 """What commands say of flags that are wrong: one line, at once, with exit status 2."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 
 from iddpm_jax.__main__ import COMMANDS
+from iddpm_jax.diffusion.respacing import SPACING_NAMES
 from tests.conftest import ROOT
 
 
@@ -105,6 +107,9 @@ def test_help_says_what_a_command_is_for_without_jax(name):
     assert result.returncode == 0, result.stderr
     assert f"python -m iddpm_jax.{name}" in result.stdout
     assert "  --traceback\n" in result.stdout
+    if name in ("sample", "super_resolve"):  # Others' flags point to these.
+        listed = re.findall(r"\b([a-z]+)N\b", result.stdout)
+        assert set(listed) == set(SPACING_NAMES)
     assert max(map(len, result.stdout.splitlines())) <= 120
 
 

@@ -1,7 +1,10 @@
+import re
+
 import numpy as np
 import pytest
 
 from iddpm_jax import diffusion
+from iddpm_jax.diffusion.respacing import SPACING_NAMES
 
 
 def test_space_timesteps_takes_sequences_like_strings():
@@ -61,6 +64,10 @@ def test_space_timesteps_knows_the_spacings_of_diffusers(steps, spec, kept):
         (10, "", r"'' cannot be read"),
         (10, "exact11", r"'exact11'.*11 of 10 timesteps; from 2 to 10"),
         (10, "exact1", r"'exact1'.*1 of 10 timesteps; from 2 to 10"),
+        (10, "logsnr5", r"'logsnr5' needs the schedule: space_timesteps\(…, betas=…\)"),
+        (10, "logsnr", r"'logsnr' needs a number, as in logsnr25"),
+        (10, "dp5", r"'dp5' takes timesteps from the table .*dp_respacing makes"),
+        (10, "dp" + "9" * 5000, r"'dp' needs a number, as in dp25"),
         (10, "5,-1", r"negative"),
         (10, "0", r"keeps no timestep"),
     ],
@@ -68,6 +75,36 @@ def test_space_timesteps_knows_the_spacings_of_diffusers(steps, spec, kept):
 def test_space_timesteps_refuses_what_cannot_be_made(steps, spec, message):
     with pytest.raises(ValueError, match=message):
         diffusion.space_timesteps(steps, spec)
+
+
+def test_space_timesteps_lists_every_spacing():
+    with pytest.raises(ValueError, match="cannot be read") as error:
+        diffusion.space_timesteps(10, "karras5")
+    assert re.findall(r"\b([a-z]+)N\b", str(error.value)) == list(SPACING_NAMES)
+
+
+def test_space_timesteps_takes_what_only_some_spacings_need():
+    betas = diffusion.beta_schedule("cosine", 50)
+    np.testing.assert_array_equal(
+        diffusion.space_timesteps(50, "logsnr7", betas=betas),
+        diffusion.log_snr_timesteps(betas, 7),
+    )
+    with pytest.raises(ValueError, match=r"'logsnr7': betas are of shape \(50,\).* 40 timesteps"):
+        diffusion.space_timesteps(40, "logsnr7", betas=betas)
+    table = {3: [0, 20, 49]}
+    assert diffusion.space_timesteps(50, "dp3", searched=table.get).tolist() == table[3]
+
+
+def test_is_searched_is_true_of_what_a_search_changes():
+    specs = ["", "250", "10,15", *(f"{name}25" for name in SPACING_NAMES)]
+    assert [spec for spec in specs if diffusion.is_searched(spec)] == ["dp25"]
+
+
+@pytest.mark.parametrize("spec", ["ddim20", "10,10", "-3", "two"])
+def test_count_of_continuous_steps_is_a_number_alone(spec):
+    assert diffusion.count_of_continuous_steps("20") == 20
+    with pytest.raises(ValueError, match=f"{spec!r}: of a process in continuous time give the num"):
+        diffusion.count_of_continuous_steps(spec)
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])
