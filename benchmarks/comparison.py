@@ -12,7 +12,7 @@ from benchmarks import flops
 from benchmarks.contest import Contestant, Result, compete
 from iddpm_jax import huge_pages
 from iddpm_jax.config.build_model import build_model
-from iddpm_jax.torch_io.published import recipe_config
+from iddpm_jax.config.recipes import packaged_recipe
 
 _RECIPE = flags.DEFINE_string("recipe", "cifar10_cosine", "Network: a recipe in configs/.")
 _BATCHES = flags.DEFINE_list("batches", ["4", "16"], "Batch sizes.")
@@ -38,7 +38,7 @@ def compare(kind: str, passes: int, steps: int = 1, **options) -> None:
       steps: how many steps a turn takes.
       **options: for our contestant alone.
     """
-    config = recipe_config(_RECIPE.value)
+    config = packaged_recipe(_RECIPE.value)
     network = flops.of_network(build_model(config), config.model.image_size)
     print(f"{_RECIPE.value}, {_DTYPE.value}; {platform.processor() or platform.machine()}")
     print("| batch | | first call | step | images/s | FLOP/s | of the peak | ours is | memory |")

@@ -20,10 +20,10 @@ import iddpm_jax
 from iddpm_jax import diffusion as dm
 from iddpm_jax.config.build_diffusion import build_diffusion
 from iddpm_jax.config.build_model import build_model
+from iddpm_jax.config.build_state import restore_state
 from iddpm_jax.config.record import config_from_dict
 from iddpm_jax.diffusion.timestep_samplers import loss_second_moment_probabilities
 from iddpm_jax.files.workdir import read_config
-from iddpm_jax.torch_io import run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory.", required=True)
 _NUM = flags.DEFINE_integer("examples", 32, "Examples for each timestep.", lower_bound=2)
@@ -70,7 +70,7 @@ def main(_) -> None:
     workdir = pathlib.Path(_WORKDIR.value)
     config = config_from_dict(read_config(workdir))
     model, d = build_model(config), build_diffusion(config)
-    state = run.restore(workdir, config, model)
+    state = restore_state(config, workdir)
     p = np.asarray(loss_second_moment_probabilities(state.sampler_state, _UNIFORM_PROB))
     source = iddpm_jax.load(str(workdir)).open_source("test")
     batch = source.batch(np.arange(_NUM.value))

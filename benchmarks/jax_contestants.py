@@ -12,8 +12,8 @@ from iddpm_jax import models
 from iddpm_jax.config.build_diffusion import build_diffusion, build_process, build_timestep_sampler
 from iddpm_jax.config.build_model import build_low_res, build_model
 from iddpm_jax.config.build_training import build_learning_rate, build_optimizer
+from iddpm_jax.config.recipes import packaged_recipe
 from iddpm_jax.distributed.mesh import make_mesh, shard_batch
-from iddpm_jax.torch_io.published import recipe_config
 from iddpm_jax.training.step import make_init, make_train_step
 
 
@@ -45,7 +45,7 @@ def build_train_step(config, model, mesh):
 
 def train_step(recipe: str, batch: int, dtype: str, devices: int = 1):
     """One optimisation step, the state given away and taken back."""
-    config = recipe_config(recipe)
+    config = packaged_recipe(recipe)
     config.model.dtype = dtype
     mesh = make_mesh(jax.devices()[:devices])
     step, init, _ = build_train_step(config, build_model(config), mesh)
@@ -63,7 +63,7 @@ def train_step(recipe: str, batch: int, dtype: str, devices: int = 1):
 
 def sampling(recipe: str, batch: int, dtype: str, steps: int):
     """`steps` ancestral steps from noise, as one program."""
-    config = recipe_config(recipe)
+    config = packaged_recipe(recipe)
     config.model.dtype = dtype
     return trajectory(config, batch, f"exact{steps}")
 

@@ -21,8 +21,8 @@ from iddpm_jax import diffusion as dm
 from iddpm_jax import models
 from iddpm_jax.config.build_diffusion import build_process
 from iddpm_jax.config.build_model import build_low_res, build_model
+from iddpm_jax.config.recipes import packaged_recipe
 from iddpm_jax.distributed.mesh import make_mesh
-from iddpm_jax.torch_io.published import recipe_config
 
 _RECIPES = flags.DEFINE_list(
     "recipes",
@@ -103,7 +103,7 @@ def main(_) -> None:
     print(f"| --- | --- | --- |{' --- |' * len(_COLUMNS)}", flush=True)
     rows = []
     for recipe in _RECIPES.value:
-        config = recipe_config(recipe)
+        config = packaged_recipe(recipe)
         config.model.dtype = _DTYPE.value
         kept = []
         for config.model.use_checkpoint in (False, True):

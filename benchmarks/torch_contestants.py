@@ -12,7 +12,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
 from iddpm_jax.config.build_model import build_model
-from iddpm_jax.torch_io.published import recipe_config
+from iddpm_jax.config.recipes import packaged_recipe
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -40,7 +40,7 @@ def build_network(config) -> UNet2DModel:
 
 
 def _prepare(recipe: str, batch: int, form: str, train: bool):
-    config = recipe_config(recipe)
+    config = packaged_recipe(recipe)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     # As any convolutional network is tuned: the fastest algorithm for each shape, TF32 as JAX.
     torch.backends.cudnn.benchmark = True

@@ -71,13 +71,12 @@ def _problem_of_log(path: pathlib.Path) -> str:
 def _checkpoints(workdir: pathlib.Path, config, run: RunIdentity) -> Iterator[tuple[str, str]]:
     import jax
 
-    from iddpm_jax.config.build_model import build_model
-    from iddpm_jax.torch_io.run import abstract_state
+    from iddpm_jax.config.build_state import build_abstract_state
     from iddpm_jax.training.checkpoints import Checkpoints
 
     jax.config.update("jax_platforms", "cpu")  # Nothing is computed.
     try:
-        abstract = abstract_state(config, build_model(config))
+        abstract = build_abstract_state(config)
     except UsageError as error:
         yield "checkpoints", str(error)
         return

@@ -8,67 +8,33 @@ writes and reads them.
 
 import pathlib
 
-from absl import flags
-
-from iddpm_jax.cli import command, shared_flags
+from iddpm_jax.cli import command, shared_flags, torch_flags
 from iddpm_jax.config.recipes import load_recorded
 from iddpm_jax.torch_io import conventions
 
 _WORKDIR = shared_flags.workdir()
 _OUT = shared_flags.out("Directory to write the files into.")
-_ATTENTION_ORDER = flags.DEFINE_enum(
-    "attention_order",
-    None,
-    list(conventions.ATTENTION_ORDERS),
-    "Order of queries, keys and values: legacy, for improved-diffusion, or new, for "
-    "guided-diffusion with use_new_attention_order. By default as imported, or legacy.",
-)
-_TORCH_MICROBATCH = flags.DEFINE_integer(
-    "torch_microbatch",
-    None,
-    "The --microbatch of the PyTorch run that is to go on, on each of its ranks; -1: none. By "
-    "default as imported, or none.",
-    lower_bound=-1,
-)
-_TORCH_BATCH_SIZE = flags.DEFINE_integer(
-    "torch_batch_size", None, "Its --batch_size, on each of its ranks.", lower_bound=1
-)
+_ATTENTION_ORDER = torch_flags.attention_order()
+_TORCH_MICROBATCH = torch_flags.torch_microbatch()
+_TORCH_BATCH_SIZE = torch_flags.torch_batch_size()
 
 
 def main() -> None:
     workdir = pathlib.Path(_WORKDIR.value)
-    config = load_recorded(workdir)
-    conventions = _conventions(workdir)
+    load_recorded(workdir)  # Refused before JAX is imported.
+    target = conventions.chosen(
+        workdir,
+        attention_order=_ATTENTION_ORDER.value,
+        batch_size=_TORCH_BATCH_SIZE.value,
+        microbatch=_TORCH_MICROBATCH.value,
+    )
 
     import jax
 
-    from iddpm_jax.config.build_model import build_model
-    from iddpm_jax.torch_io import run
-    from iddpm_jax.torch_io.files import require_torch
+    from iddpm_jax.config.convert_torch import export_run
 
-    require_torch()
     jax.config.update("jax_platforms", "cpu")  # Nothing is computed.
-    state = run.restore(workdir, config, build_model(config))
-    for path in run.write_run(state, config, pathlib.Path(_OUT.value), conventions):
-        print(path)
-    if conventions.attention_order != "legacy":
-        print("attention is ordered for guided-diffusion's use_new_attention_order")
-    if conventions.microbatches() > 1:
-        print(
-            f"the optimiser's state is that of {conventions.microbatches()} microbatches on each "
-            f"rank: --batch_size {conventions.batch_size} --microbatch {conventions.microbatch}"
-        )
-
-
-def _conventions(workdir: pathlib.Path) -> conventions.Conventions:
-    """Those of the import, where no flag says otherwise."""
-    flags_given = {
-        "attention_order": _ATTENTION_ORDER.value,
-        "batch_size": _TORCH_BATCH_SIZE.value,
-        "microbatch": _TORCH_MICROBATCH.value,
-    }
-    given = {name: value for name, value in flags_given.items() if value is not None}
-    return conventions.check(conventions.recorded(workdir)._replace(**given))
+    export_run(workdir, pathlib.Path(_OUT.value), target)
 
 
 # Quiet: Orbax warns of what is meant.

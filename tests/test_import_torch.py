@@ -14,11 +14,11 @@ import iddpm_jax
 from iddpm_jax import models
 from iddpm_jax.config.build_diffusion import build_diffusion, build_timestep_sampler
 from iddpm_jax.config.build_model import build_model
+from iddpm_jax.config.build_state import restore_state
 from iddpm_jax.config.build_training import build_learning_rate, build_optimizer
 from iddpm_jax.config.record import config_from_dict
 from iddpm_jax.files.workdir import lock, read_config
 from iddpm_jax.recipes import cifar10_cosine
-from iddpm_jax.torch_io import run as torch_run
 from iddpm_jax.training import metrics as mt
 from iddpm_jax.training.optimizer import get_moments
 from iddpm_jax.training.step import initial_metrics, make_update
@@ -70,8 +70,7 @@ def imported(golden, tmp_path_factory) -> pathlib.Path:
 
 def _restore(workdir):
     config = config_from_dict(read_config(workdir))
-    model = build_model(config)
-    return torch_run.restore(workdir, config, model), config, model
+    return restore_state(config, workdir), config, build_model(config)
 
 
 @pytest.mark.parity

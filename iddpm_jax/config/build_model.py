@@ -12,31 +12,6 @@ from iddpm_jax.errors import UsageError
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 
-# By number of resolutions; 32 x 32 is the exception among the four.
-_CHANNEL_MULTS = {
-    1: (1,),
-    2: (1, 2),
-    3: (1, 2, 2),
-    4: (1, 2, 3, 4),
-    5: (1, 1, 2, 3, 4),
-    6: (1, 1, 2, 2, 4, 4),
-}
-
-
-def default_channel_mult(image_size: int) -> tuple[int, ...]:
-    """The reference's factors for 32, 64 and 256 pixels, and their like for other sizes.
-
-    The network halves the image while it stays even and at least 4 wide (8 from 64 on).
-    """
-    if image_size == 32:
-        return (1, 2, 2, 2)
-    smallest = 8 if image_size >= 64 else 4
-    levels, size = 1, image_size
-    while size % 2 == 0 and size // 2 >= smallest and levels < max(_CHANNEL_MULTS):
-        levels, size = levels + 1, size // 2
-    return _CHANNEL_MULTS[levels]
-
-
 def follow_image_size(config: ml_collections.ConfigDict, recipe_size: int) -> None:
     """Scales a recipe's attention resolutions where its image size was changed.
 
@@ -47,7 +22,7 @@ def follow_image_size(config: ml_collections.ConfigDict, recipe_size: int) -> No
     before = tuple(c.attention_resolutions)
     if c.image_size == recipe_size or c.image_size < 1:
         return
-    mult = tuple(c.channel_mult) or default_channel_mult(c.image_size)
+    mult = tuple(c.channel_mult) or models.default_channel_mult(c.image_size)
     sizes = models.feature_sizes(c.image_size, len(mult), c.conv_resample)
     scaled = tuple(size * c.image_size // recipe_size for size in before)
     if not set(before) <= set(sizes) and set(scaled) <= set(sizes):
@@ -72,7 +47,7 @@ def build_model(config: ml_collections.ConfigDict) -> models.UNet:
         given = {"dtype": _DTYPES[c.dtype], "num_classes": _embedded_classes(config)}
         options = {**c.to_dict(), **given}
         return own_parts.own_network(options.pop("network"), out_channels=out_channels, **options)
-    mult = tuple(c.channel_mult) or default_channel_mult(c.image_size)
+    mult = tuple(c.channel_mult) or models.default_channel_mult(c.image_size)
     try:
         sizes = models.feature_sizes(c.image_size, len(mult), c.conv_resample)
     except ValueError as error:

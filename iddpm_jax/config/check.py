@@ -1,4 +1,4 @@
-"""Which keys a configuration has, and which values they may have."""
+"""Whether a configuration has every key and no other, with values of the right type and size."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from iddpm_jax.config import defaults
 from iddpm_jax.errors import UsageError
 from iddpm_jax.files.workdir import flatten
 
-# No value of a configuration is larger, nor an item or the length of a list.
+# Bounds of a number, of an item of a tuple and of the tuple's length; and of a text's length.
 _LARGEST_NUMBER = 2**31 - 1
 _LONGEST_TEXT = 4096
 _LARGEST = {
@@ -38,16 +38,24 @@ _TUPLE_ITEMS = {
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
-    """Raises UsageError for a key that is unknown or missing, or a value of another type."""
-    values, known = flatten(config.to_dict()), flatten(defaults.get_config().to_dict())
+    """Raises UsageError for a key that is unknown or missing, or a value of another type or size.
+
+    What values mean is checked where objects are built of them.
+    """
+    check_values(flatten(config.to_dict()))
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """`check_config` for values by dotted key."""
+    known = flatten(defaults.get_config().to_dict())
     for key in sorted(values.keys() - known.keys()):
         raise UsageError(unknown_key_message(key, known))
     for key in sorted(known.keys() - values.keys()):
         raise UsageError(f"the configuration lacks {key}; start from iddpm_jax/config/defaults.py")
     for key, value in values.items():
         default = known[key]
-        if default is None:  # A number that has to be said.
-            default = 1000 if value is not None else None
+        if default is None and value is not None:  # train.num_steps, which has no default.
+            default = 1000
         if type(value) is not type(default) and not (type(default) is float and type(value) is int):
             raise UsageError(
                 f"{key}={_short(value)} is of type {type(value).__name__}, "

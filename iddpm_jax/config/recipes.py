@@ -19,6 +19,11 @@ def recipe_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(recipes.__path__))
 
 
+def packaged_recipe(name: str) -> ml_collections.ConfigDict:
+    """The configuration of a recipe that comes with the package."""
+    return _run(pathlib.Path(recipes.__path__[0]) / f"{name}.py")
+
+
 def load_recipe(text: str) -> ml_collections.ConfigDict:
     """The configuration that `--config` names.
 
@@ -37,7 +42,7 @@ def load_recipe(text: str) -> ml_collections.ConfigDict:
     # `configs/digits.py` is meant wherever the command is started.
     own = pathlib.PurePath(text)
     if own.stem in recipe_names() and own.parent.name in ("", "configs"):
-        return _run(pathlib.Path(recipes.__path__[0]) / f"{own.stem}.py")
+        return packaged_recipe(own.stem)
     raise UsageError(
         f"--config={text}: there is no such file, and no such recipe. The recipes are "
         f"{', '.join(recipe_names())}"

@@ -1,4 +1,4 @@
-"""Configurations as values: flat, as the run that they make, and back from what was recorded."""
+"""A configuration as values by dotted key, as what identifies a run, and back from config.json."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import ml_collections
 
 from iddpm_jax.config import defaults
-from iddpm_jax.config.check import check_config, unknown_key_message
+from iddpm_jax.config.check import check_values, unknown_key_message
 from iddpm_jax.errors import UsageError
 from iddpm_jax.files.workdir import flatten
 from iddpm_jax.training.identity import RunIdentity
@@ -42,7 +42,11 @@ def run_identity(
     class_names: Sequence[str] | None = None,
     fingerprint: str = "",
 ) -> RunIdentity:
-    """Which run a configuration and what its data have say; the arguments as `RunIdentity` has."""
+    """What identifies the run of a configuration.
+
+    Args:
+      class_names, fingerprint: of its data, as `RunIdentity` has them.
+    """
     return RunIdentity(
         config=config.to_dict(),
         class_names=None if class_names is None else tuple(class_names),
@@ -53,21 +57,30 @@ def run_identity(
     )
 
 
-def config_from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """The configuration that `config.json` holds.
+def config_from_values(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The configuration that has these values by dotted key; the inverse of `flat_config`.
 
-    A key that it lacks is one that this program has learned since, and has its default.
+    Raises:
+      UsageError: a key is unknown or missing, or a value of another type.
+    """
+    check_values(values)
+    config = defaults.get_config()
+    with config.ignore_type():  # An int is allowed where a float is expected.
+        config.update_from_flattened_dict(values)
+    return config
+
+
+def config_from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The configuration that `config.json` holds: nested dicts, with lists for tuples.
+
+    A key that it lacks has its default.
 
     Raises:
       UsageError: it has a key that this program does not know, or a value of another type.
     """
-    config = defaults.get_config()
-    known = flat_config(config)
+    known = flat_config(defaults.get_config())
     for key, value in flatten(values).items():
         if key not in known:
             raise UsageError(f"config.json, of a newer version: {unknown_key_message(key, known)}")
         known[key] = tuple(value) if isinstance(value, list) else value
-    with config.ignore_type():  # The message is ours.
-        config.update_from_flattened_dict(known)
-    check_config(config)
-    return config
+    return config_from_values(known)

@@ -1,6 +1,6 @@
 """Networks in Flax linen. They know nothing of diffusion."""
 
-from iddpm_jax.models.architecture import Architecture, infer_architecture
+from iddpm_jax.models.architecture import Architecture, default_channel_mult, infer_architecture
 from iddpm_jax.models.resize import LowRes, area_downsample, upsample_bilinear
 from iddpm_jax.models.torch_weights import params_from_torch, params_to_torch, torch_param_shapes
 from iddpm_jax.models.unet import SuperResUNet, UNet, abstract_params, feature_sizes
@@ -12,6 +12,7 @@ __all__ = [
     "UNet",
     "abstract_params",
     "area_downsample",
+    "default_channel_mult",
     "feature_sizes",
     "infer_architecture",
     "params_from_torch",

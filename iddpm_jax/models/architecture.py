@@ -135,3 +135,28 @@ def _levels(shapes: Shapes) -> list[list[str]]:
     if not all(levels):
         raise UsageError("a resolution has no residual block on the way down")
     return levels
+
+
+# By number of resolutions; 32 x 32 is the exception among the four.
+_CHANNEL_MULTS = {
+    1: (1,),
+    2: (1, 2),
+    3: (1, 2, 2),
+    4: (1, 2, 3, 4),
+    5: (1, 1, 2, 3, 4),
+    6: (1, 1, 2, 2, 4, 4),
+}
+
+
+def default_channel_mult(image_size: int) -> tuple[int, ...]:
+    """The reference's factors for 32, 64 and 256 pixels, and their like for other sizes.
+
+    The network halves the image while it stays even and at least 4 wide (8 from 64 on).
+    """
+    if image_size == 32:
+        return (1, 2, 2, 2)
+    smallest = 8 if image_size >= 64 else 4
+    levels, size = 1, image_size
+    while size % 2 == 0 and size // 2 >= smallest and levels < max(_CHANNEL_MULTS):
+        levels, size = levels + 1, size // 2
+    return _CHANNEL_MULTS[levels]

@@ -88,6 +88,12 @@ def recorded(workdir: pathlib.Path) -> Conventions:
     return check(Conventions(order, *sizes))
 
 
+def chosen(workdir: pathlib.Path, **given: Any) -> Conventions:
+    """Those that a work directory was imported with, where `given`, by field, has None."""
+    changes = {name: value for name, value in given.items() if value is not None}
+    return check(recorded(workdir)._replace(**changes))
+
+
 def arrays_from_torch(
     arrays: Mapping[str, np.ndarray], model: UNet, conventions: Conventions
 ) -> Mapping[str, np.ndarray]:

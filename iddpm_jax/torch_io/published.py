@@ -4,13 +4,12 @@ https://github.com/openai/improved-diffusion lists them with their flags; the re
 `configs/` hold these flags and train the same networks from scratch.
 """
 
-import importlib
 import pathlib
 from typing import NamedTuple
 
 
 class Published(NamedTuple):
-    """A published checkpoint: its recipe, and the training steps that its name tells."""
+    """A published checkpoint: the name of its recipe, and its training steps."""
 
     recipe: str
     steps: int
@@ -26,11 +25,6 @@ PUBLISHED = {
     "lsun_uncond_100M_1200K_bs128": Published("lsun_bedroom_bs128", 1_200_000),
     "lsun_uncond_100M_2400K_bs64": Published("lsun_bedroom_bs64", 2_400_000),
 }
-
-
-def recipe_config(recipe: str):
-    """The configuration of the recipe `configs/<recipe>.py`."""
-    return importlib.import_module(f"iddpm_jax.recipes.{recipe}").get_config()
 
 
 def named_in(path: pathlib.Path, among: list[str]) -> str | None:

@@ -1,8 +1,8 @@
-"""The reference's own command line, as values of a configuration.
+"""The command line of a run of improved-diffusion, as values of a configuration by dotted key.
 
 `--image_size 32 --num_channels 128 …` of its scripts `image_train.py` and `super_res_train.py`.
-A flag of the network or the process that is not listed has the reference's default, as there; our
-configuration's defaults are the same.
+A flag of the network or the process that the line does not give has the reference's default;
+those of our configuration, which are handed in, are the same.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from iddpm_jax.config import defaults
-from iddpm_jax.config.record import flat_config
 from iddpm_jax.errors import UsageError
 
 if TYPE_CHECKING:
     from iddpm_jax.models import Architecture
 
+# Flags and keys of the same values.
 _MODEL = {
     "num_channels": "model.num_channels",
     "num_res_blocks": "model.num_res_blocks",
@@ -36,8 +35,14 @@ _MODEL = {
     "rescale_timesteps": "diffusion.rescale_timesteps",
     "rescale_learned_sigmas": "diffusion.rescale_learned_sigmas",
 }
+# By whether the model is one for super-resolution: flags of sizes, and the reference's defaults.
 _SIZES = {False: {"image_size": 64}, True: {"large_size": 256, "small_size": 64}}
-# What training goes on with: only what is listed is taken.
+_SIZE_KEYS = {
+    "image_size": "model.image_size",
+    "large_size": "model.image_size",
+    "small_size": "model.small_size",
+}
+# What training goes on with: taken where the line gives it, without the reference's defaults.
 _TRAIN = {
     "batch_size": "train.batch_size",
     "lr": "train.lr",
@@ -47,6 +52,7 @@ _TRAIN = {
     "log_interval": "train.log_every",
     "save_interval": "train.checkpoint_every",
 }
+# Flags whose values have no key, or are written otherwise there.
 _OTHERS = {
     "attention_resolutions": str,
     "class_cond": bool,
@@ -63,68 +69,84 @@ _WITHOUT_EFFECT = {
     "fp16_scale_growth": "has no counterpart",
     "resume_checkpoint": "is what --checkpoint says",
 }
-_GUIDED = ("num_head_channels", "channel_mult", "resblock_updown", "use_new_attention_order")
+_OF_GUIDED_DIFFUSION = (
+    "num_head_channels",
+    "channel_mult",
+    "resblock_updown",
+    "use_new_attention_order",
+)
+# Keys that --config.KEY=… may set to something else than the line: its batch size is one rank's,
+# its folder that of another machine, and half precision has two formats.
 _MAY_DIFFER = ("train.batch_size", "data.dir", "model.dtype")
 
 
-class TorchFlags(NamedTuple):
+class ReferenceFlags(NamedTuple):
     """A parsed command line.
 
     Attributes:
       values: configuration values by dotted key, the reference's defaults among them.
-      listed: the keys that the line itself gives, and the flag that does.
-      batch_size, microbatch: of one rank; None where they are not listed.
+      given: the keys whose values the line gives, and the names of the flags that do.
+      batch_size, microbatch: of one rank; None where the line does not give them.
       notes: sentences about flags without effect.
     """
 
     values: dict[str, Any]
-    listed: dict[str, str]
+    given: dict[str, str]
     batch_size: int | None = None
     microbatch: int | None = None
     notes: tuple[str, ...] = ()
 
 
-def parse(text: str, arch: Architecture) -> TorchFlags:
-    """Parses the flags of the run that a checkpoint of this architecture comes from.
+def parse(text: str, arch: Architecture, defaults: Mapping[str, Any]) -> ReferenceFlags:
+    """Parses the command line of the run that a checkpoint comes from.
+
+    Args:
+      text: flags as a shell takes them, `--name value` or `--name=value`.
+      arch: the checkpoint's architecture.
+      defaults: our configuration's default values by dotted key.
 
     Raises:
-      UsageError: a flag that is unknown, lacks its value, has one that is none of its, or
-        contradicts what the shapes tell.
+      UsageError: a flag is unknown, lacks its value, has one of another type, or contradicts the
+        architecture.
     """
-    readings = {reading[1] for reading in arch.readings()}
-    # Where the channels can be read both ways, the flags say which.
-    named = any(f"--{name}" in text for name in _SIZES[True])
-    super_resolution = readings == {True} or (True in readings and named)
-    known = _types(super_resolution)
-    given = {name: _value(name, word, known) for name, word in _pairs(text, super_resolution)}
-    _check_class_cond(given.get("class_cond", False), arch)
-    sizes = {name: given.get(name, size) for name, size in _SIZES[super_resolution].items()}
+    super_resolution = _is_super_resolution(text, arch)
+    types = {name: type(defaults[key]) for name, key in (_MODEL | _TRAIN).items()}
+    types |= dict.fromkeys(_SIZES[super_resolution], int) | _OTHERS
+    words = _pairs(text, types, super_resolution)
+    flags = {name: _value(name, word, types[name]) for name, word in words}
+    _check_class_cond(flags.get("class_cond", False), arch)
+    sizes = {name: flags.get(name, size) for name, size in _SIZES[super_resolution].items()}
     image_size = sizes.get("image_size", sizes.get("large_size"))
-    values = _defaults(_MODEL) | {"model.image_size": image_size}
-    values["model.small_size"] = sizes.get("small_size", 0)
-    listed = {key: name for name, key in (_MODEL | _TRAIN | _size_keys()).items() if name in given}
-    values |= {key: given[name] for key, name in listed.items()}
+    values = {key: defaults[key] for key in _MODEL.values()}
+    values |= {"model.image_size": image_size, "model.small_size": sizes.get("small_size", 0)}
+    given = {key: name for name, key in (_MODEL | _TRAIN | _SIZE_KEYS).items() if name in flags}
+    values |= {key: flags[name] for key, name in given.items()}
     if super_resolution:
         # Its scripts do not hand this flag on to the process.
         values["diffusion.sigma_small"] = False
-    values["model.attention_resolutions"] = _attention(given, arch, image_size)
-    for name, (key, value) in _translated(given).items():
-        values[key], listed[key] = value, name
-    if given.get("data_dir"):
+    values["model.attention_resolutions"] = _attention(flags, arch, image_size)
+    for name, (key, value) in _rewritten(flags).items():
+        values[key], given[key] = value, name
+    if flags.get("data_dir"):
         values["data.name"] = "folder"  # Read as the reference reads it.
-    notes = [f"--{n} {why}" for n, why in _WITHOUT_EFFECT.items() if given.get(n)]
-    return TorchFlags(
-        values, listed, given.get("batch_size"), given.get("microbatch"), tuple(notes)
-    )
+    notes = tuple(f"--{name} {why}" for name, why in _WITHOUT_EFFECT.items() if flags.get(name))
+    return ReferenceFlags(values, given, flags.get("batch_size"), flags.get("microbatch"), notes)
 
 
-def merge(flags: TorchFlags, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of the flags and of --config.KEY=…, which must not contradict what is listed.
+def _is_super_resolution(text: str, arch: Architecture) -> bool:
+    """Whether the line is of `super_res_train.py`; where the channels allow both, its flags say."""
+    possible = {reading[1] for reading in arch.readings()}
+    named = any(f"--{name}" in text for name in _SIZES[True])
+    return possible == {True} or (True in possible and named)
 
-    Some may differ: the batch size of the flags is one rank's, the folder that of another machine,
-    and half precision has two formats.
+
+def merge(flags: ReferenceFlags, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of the command line and of --config.KEY=…, by dotted key.
+
+    Raises:
+      UsageError: the two give one key different values.
     """
-    for key, name in flags.listed.items():
+    for key, name in flags.given.items():
         ours = overrides.get(key, flags.values[key])
         if ours != flags.values[key] and key not in _MAY_DIFFER:
             raise UsageError(
@@ -133,24 +155,7 @@ def merge(flags: TorchFlags, overrides: Mapping[str, Any]) -> dict[str, Any]:
     return {**flags.values, **overrides}
 
 
-def _types(super_resolution: bool) -> dict[str, type]:
-    """Every flag that the program has, and the type of its value."""
-    names = flat_config(defaults.get_config())
-    types = {name: type(names[key]) for name, key in (_MODEL | _TRAIN).items()}
-    return types | dict.fromkeys(_SIZES[super_resolution], int) | _OTHERS
-
-
-def _defaults(names: Mapping[str, str]) -> dict[str, Any]:
-    values = flat_config(defaults.get_config())
-    return {key: values[key] for key in names.values()}
-
-
-def _size_keys() -> dict[str, str]:
-    sizes = dict.fromkeys(("image_size", "large_size"), "model.image_size")
-    return sizes | {"small_size": "model.small_size"}
-
-
-def _pairs(text: str, super_resolution: bool) -> list[tuple[str, str]]:
+def _pairs(text: str, types: Mapping[str, type], super_resolution: bool) -> list[tuple[str, str]]:
     """Names and values of `--name value` and `--name=value`."""
     try:
         words = shlex.split(text)
@@ -162,7 +167,8 @@ def _pairs(text: str, super_resolution: bool) -> list[tuple[str, str]]:
         if not word.startswith("--"):
             raise UsageError(f"--model_flags: {word!r} is no flag; write '--name value'")
         name, equals, value = word[2:].partition("=")
-        _check_known(name, super_resolution)
+        if name not in types:
+            raise UsageError(f"--model_flags: {_unknown(name, types, super_resolution)}")
         if not equals:
             if not words or words[0].startswith("--"):
                 raise UsageError(f"--model_flags: --{name} has no value")
@@ -171,25 +177,22 @@ def _pairs(text: str, super_resolution: bool) -> list[tuple[str, str]]:
     return pairs
 
 
-def _check_known(name: str, super_resolution: bool) -> None:
-    known = _types(super_resolution)
-    if name in known:
-        return
+def _unknown(name: str, types: Mapping[str, type], super_resolution: bool) -> str:
+    """What to say of a flag that the script does not have."""
     if name in _SIZES[not super_resolution]:
         kind = "a" if super_resolution else "no"
-        raise UsageError(f"--model_flags: --{name}, but the file is {kind} super-resolution model")
-    if name in _GUIDED:
-        raise UsageError(
-            f"--model_flags: --{name} is a flag of guided-diffusion, whose defaults are others; "
+        return f"--{name}, but the file is {kind} super-resolution model"
+    if name in _OF_GUIDED_DIFFUSION:
+        return (
+            f"--{name} is a flag of guided-diffusion, whose defaults are others; "
             "give --config.KEY=… instead"
         )
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name, types, n=1)
     hint = f"; did you mean --{close[0]}?" if close else ""
-    raise UsageError(f"--model_flags: improved-diffusion has no flag --{name}{hint}")
+    return f"improved-diffusion has no flag --{name}{hint}"
 
 
-def _value(name: str, word: str, types: Mapping[str, type]) -> Any:
-    kind = types[name]
+def _value(name: str, word: str, kind: type) -> Any:
     try:
         return _boolean(word) if kind is bool else kind(word)
     except ValueError:
@@ -222,21 +225,21 @@ def _check_class_cond(class_cond: bool, arch: Architecture) -> None:
         raise UsageError(f"--model_flags: class_cond is {class_cond}, but the file has {has}")
 
 
-def _attention(given: Mapping[str, Any], arch: Architecture, size: int) -> tuple[int, ...]:
-    """Sizes at which the network attends: those listed that it reaches, as there."""
+def _attention(flags: Mapping[str, Any], arch: Architecture, size: int) -> tuple[int, ...]:
+    """Sizes of the feature maps at which the network attends: of those in the flag what it has."""
     name = "attention_resolutions"
-    listed = _numbers(name, given.get(name, "16,8"), int)
-    factors = {size // width for width in listed} & {2**i for i in range(len(arch.channel_mult))}
+    asked = _numbers(name, flags.get(name, "16,8"), int)
+    factors = {size // width for width in asked} & {2**i for i in range(len(arch.channel_mult))}
     return tuple(size // factor for factor in sorted(factors))
 
 
-def _translated(given: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+def _rewritten(flags: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
     """Flags whose values we write otherwise: key and value by the flag's name."""
     found = {}
-    if given.get("use_fp16"):
+    if flags.get("use_fp16"):
         found["use_fp16"] = ("model.dtype", "float16")
-    if "ema_rate" in given:
-        found["ema_rate"] = ("train.ema_rate", _numbers("ema_rate", given["ema_rate"], float))
-    if given.get("data_dir"):
-        found["data_dir"] = ("data.dir", given["data_dir"])
+    if "ema_rate" in flags:
+        found["ema_rate"] = ("train.ema_rate", _numbers("ema_rate", flags["ema_rate"], float))
+    if flags.get("data_dir"):
+        found["data_dir"] = ("data.dir", flags["data_dir"])
     return found

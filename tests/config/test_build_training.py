@@ -11,7 +11,7 @@ from iddpm_jax import diffusion
 from iddpm_jax.config import defaults
 from iddpm_jax.config.build_data import build_source
 from iddpm_jax.config.build_diffusion import build_diffusion
-from iddpm_jax.config.build_model import build_model, default_channel_mult, follow_image_size
+from iddpm_jax.config.build_model import build_model, follow_image_size
 from iddpm_jax.config.build_training import build_preview, build_training
 from iddpm_jax.config.check import check_config
 from iddpm_jax.config.record import MAY_CHANGE, config_from_dict
@@ -146,13 +146,13 @@ def test_build_diffusion_warns_of_a_learned_variance_of_x_start_that_is_respaced
     changes = {"diffusion.predict_xstart": True}
     for config, respacing, warns in (
         (_changed(changes), "ddim5", True),
-        (_changed(changes), np.array([0, 4, 9]), True),
+        (_changed(changes), "dp3", True),
         (_changed(changes), "", False),
         (_changed({}), "ddim5", False),
         (_changed(changes | {"diffusion.learn_sigma": False}), "ddim5", False),
     ):
         caplog.clear()
-        build_diffusion(config, respacing)
+        build_diffusion(config, respacing, {3: np.array([0, 4, 9])}.get)
         assert ("far too large a variance" in caplog.text) == warns
 
 
@@ -224,24 +224,6 @@ def test_build_diffusion_reads_the_flags_of_the_original(keys, var_type, loss_ty
     d = build_diffusion(config)
     assert (d.var_type, d.loss_type, d.mean_type) == (var_type, loss_type, mean_type)
     assert isinstance(d, diffusion.GaussianDiffusion)
-
-
-@pytest.mark.parametrize(
-    ("image_size", "channel_mult"),
-    [
-        (256, (1, 1, 2, 2, 4, 4)),
-        (64, (1, 2, 3, 4)),
-        (32, (1, 2, 2, 2)),
-        (128, (1, 1, 2, 3, 4)),
-        (28, (1, 2, 2)),
-        (14, (1, 2)),
-        (8, (1, 2)),
-        (7, (1,)),
-        (1, (1,)),
-    ],
-)
-def test_default_channel_mult_suits_every_size(image_size, channel_mult):
-    assert default_channel_mult(image_size) == channel_mult
 
 
 @pytest.mark.parametrize(("backend", "devices"), [("cpu", 1), ("cpu", 8), ("gpu", 1)])

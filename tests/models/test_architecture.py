@@ -85,3 +85,21 @@ def test_infer_architecture_says_what_is_no_such_network(golden):
     for message, damaged in damages.items():
         with pytest.raises(ValueError, match=message):
             models.infer_architecture(damaged)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "channel_mult"),
+    [
+        (256, (1, 1, 2, 2, 4, 4)),
+        (64, (1, 2, 3, 4)),
+        (32, (1, 2, 2, 2)),
+        (128, (1, 1, 2, 3, 4)),
+        (28, (1, 2, 2)),
+        (14, (1, 2)),
+        (8, (1, 2)),
+        (7, (1,)),
+        (1, (1,)),
+    ],
+)
+def test_default_channel_mult_suits_every_size(image_size, channel_mult):
+    assert models.default_channel_mult(image_size) == channel_mult

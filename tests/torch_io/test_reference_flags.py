@@ -4,11 +4,11 @@ import pytest
 
 from iddpm_jax import models
 from iddpm_jax.config import defaults
-from iddpm_jax.config.check import check_config
+from iddpm_jax.config.check import check_values
 from iddpm_jax.config.record import flat_config
 from iddpm_jax.errors import UsageError
-from iddpm_jax.torch_io import flags
-from iddpm_jax.torch_io.flags import merge, parse
+from iddpm_jax.torch_io import reference_flags
+from iddpm_jax.torch_io.reference_flags import ReferenceFlags, merge
 
 # What improved-diffusion's create_argparser starts from.
 REFERENCE = {
@@ -46,15 +46,21 @@ ARCH = models.Architecture(
 SUPER = dataclasses.replace(ARCH, input_channels=6, channel_mult=(1, 1, 2, 2, 4, 4))
 
 
+DEFAULTS = flat_config(defaults.get_config())
+
+
+def parse(text, arch):
+    return reference_flags.parse(text, arch, DEFAULTS)
+
+
 def test_parse_gives_the_references_defaults():
     found = parse("", ARCH)
     assert found.values == REFERENCE
-    assert (found.listed, found.batch_size, found.microbatch) == ({}, None, None)
+    assert (found.given, found.batch_size, found.microbatch) == ({}, None, None)
     found = parse("", SUPER)
     sizes = {"model.image_size": 256, "model.small_size": 64}
     assert found.values == REFERENCE | sizes
     # Those of training are our configuration's.
-    train = flat_config(defaults.get_config())
     for key, value in {
         "train.lr": 1e-4,
         "train.weight_decay": 0.0,
@@ -62,7 +68,7 @@ def test_parse_gives_the_references_defaults():
         "train.ema_rate": (0.9999,),
         "train.schedule_sampler": "uniform",
     }.items():
-        assert train[key] == value
+        assert DEFAULTS[key] == value
 
 
 def test_parse_reads_both_ways_of_writing_flags():
@@ -92,11 +98,9 @@ def test_parse_reads_both_ways_of_writing_flags():
     }
     assert found.values == REFERENCE | expected
     assert (found.batch_size, found.microbatch) == (16, -1)
-    assert "train.lr" in found.listed
-    assert "model.num_heads" not in found.listed
-    config = defaults.get_config()
-    config.update_from_flattened_dict(found.values)
-    check_config(config)
+    assert "train.lr" in found.given
+    assert "model.num_heads" not in found.given
+    check_values(DEFAULTS | found.values)
 
 
 def test_parse_reads_a_super_resolution_run():
@@ -146,13 +150,13 @@ def test_parse_compares_classes_with_the_file():
         parse("", arch)
 
 
-def test_merge_refuses_what_contradicts_a_listed_flag():
+def test_merge_refuses_what_contradicts_a_given_flag():
     found = parse("--num_heads 2 --batch_size 8", ARCH)
     with pytest.raises(UsageError, match=r"has --num_heads 2, but --config.model.num_heads=4"):
         merge(found, {"model.num_heads": 4})
-    # What is not listed has a default, and the batch size of the flags is one rank's.
+    # What is not given has a default, and the batch size of the flags is one rank's.
     merged = merge(found, {"model.dropout": 0.1, "train.batch_size": 64})
     assert merged["model.dropout"] == 0.1
     assert merged["train.batch_size"] == 64
     assert merge(found, {"model.num_heads": 2})["model.num_heads"] == 2
-    assert merge(flags.TorchFlags({}, {}), {"train.lr": 1.0}) == {"train.lr": 1.0}
+    assert merge(ReferenceFlags({}, {}), {"train.lr": 1.0}) == {"train.lr": 1.0}

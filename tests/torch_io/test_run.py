@@ -11,7 +11,7 @@ from iddpm_jax.torch_io.files import read_state_dict, write_state_dict
 
 def test_write_run_leaves_alone_what_another_process_writes(tmp_path):
     with lock(tmp_path), pytest.raises(UsageError, match="is being written by another process"):
-        run.write_run(None, None, tmp_path, None)
+        run.write_run(None, None, None, tmp_path, None)
     assert os.listdir(tmp_path) == [".lock"]
 
 
