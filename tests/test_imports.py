@@ -5,6 +5,8 @@ import pathlib
 
 import pytest
 
+from tests import config_reads
+
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "iddpm_jax"
 
 # From below. A package may import from lower floors, and from what BESIDE names of its own.
@@ -39,18 +41,10 @@ COMMANDS = {
 FACE = {"__init__.py", "__main__.py", "errors.py", "trained.py"}
 
 # Arrows that still climb: each is to go.
-CLIMBING = {
-<<<<<<< HEAD
-    ("torch_io/flags.py", "config"),
-    ("torch_io/recognise.py", "config"),
-    ("torch_io/run.py", "config"),
-=======
-    ("files/output_directory.py", "sampling"),
-    ("sampling/pictures.py", "cli"),
-    ("sampling/write_samples.py", "cli"),
->>>>>>> 2750c8e (Let config know torch_io, and not the other way round)
-}
+CLIMBING: set[tuple[str, str]] = set()
 STRAY = {"huge_pages.py"}
+# Files outside config/ that still read a ConfigDict: each is to stop.
+READING = {"train.py", "trained.py"}
 
 
 def _imports(path: pathlib.Path) -> set[str]:
@@ -104,11 +98,56 @@ def test_imports_of_the_mathematics_are_few(part):
             assert top in STANDARD | ALLOWED_EXTERNAL[part] | {"iddpm_jax"}, f"{path}: {name}"
 
 
-def test_imports_of_config_dict_are_in_its_readers_only():
+def test_config_dicts_are_read_by_config_only():
+    reads = {}
     for path in _files():
-        if path.parent.name != "config" and path.name != "config_flag.py":
-            names = _imports(path) - {"ml_collections.config_flags"}  # Parses the command line.
-            assert not any(name.startswith("ml_collections") for name in names), path
+        where = path.relative_to(PACKAGE).as_posix()
+        if not where.startswith("config/") and where != "cli/config_flag.py":
+            reads[where] = config_reads.find(path.read_text(encoding="utf-8"), PACKAGE)
+    assert {where for where, found in reads.items() if found} == READING, reads
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f(config): return config.train",
+        "def f(config): return config['train']",
+        "def f(config): return 'train' in config",
+        "def f(config): return g(**config)",
+        "def f(config): return getattr(config, 'train')",
+        "def f(config): return dict(config)",
+        "def f(config): c = config; return c.train",
+        "def f(config):\n    for key in config: g(key)",
+        "def f(run): return run.config.to_dict()",
+        "def f(anything): return anything.train.ema_rate",
+        "def f(x): return x.cfg.model.image_size",
+        "def f(x: ml_collections.ConfigDict): g(x)",
+        "def f() -> 'ConfigDict': g()",
+        "x: ConfigDict = g()",
+        "import ml_collections",
+        "from iddpm_jax.config import defaults\ndefaults.get_config().to_dict()",
+        "from iddpm_jax.config.recipes import load_recipe as load\nx = load('digits')\nx.train",
+        "from iddpm_jax.cli import config_flag\n(x := config_flag.value()).model",
+        "from iddpm_jax.cli import config_flag\ny = config_flag.value() if g() else None\ny.model",
+    ],
+)
+def test_config_reads_are_found_under_any_name(source):
+    assert config_reads.find(source, PACKAGE)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f(config): return build_model(config)",
+        "def f(values): return values['train.lr'], values.get('model.dropout')",
+        "import jax\njax.config.update('jax_platforms', 'cpu')",
+        "from iddpm_jax.config import defaults\ng(defaults.get_config())",
+        "def f(run): return Identity(config=run.config), run.model.dropout, run.diffusion.betas",
+        "def f(meta): return meta['config'].items()",
+    ],
+)
+def test_config_reads_are_not_seen_where_there_are_none(source):
+    assert not config_reads.find(source, PACKAGE)
 
 
 def test_imports_of_torch_are_inside_functions():

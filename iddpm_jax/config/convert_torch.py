@@ -133,7 +133,7 @@ def _recognise(
         raise UsageError("--preset and --config are two answers to one question; give one")
     has_flags = request.model_flags is not None
     given = Given(
-        config=None if request.config is None else flat_config(request.config),
+        whole=None if request.config is None else flat_config(request.config),
         values=reference_flags.merge(flags, request.overrides),
         preset=request.preset or "",
         own_run=files.is_own_run(),

@@ -35,7 +35,7 @@ class Given:
     """What the user says of a checkpoint.
 
     Attributes:
-      config: a whole configuration; None where none is given.
+      whole: a whole configuration; None where none is given.
       values: single values, of --config.KEY=… and of the reference's own flags.
       preset: the name of a published checkpoint, or "".
       own_run: whether it is a file of somebody's training, as its name or the files beside it
@@ -45,7 +45,7 @@ class Given:
       has_attention_order: whether flags say how the file orders attention's projections.
     """
 
-    config: Values | None = None
+    whole: Values | None = None
     values: Values = dataclasses.field(default_factory=dict)
     preset: str = ""
     own_run: bool = False
@@ -83,10 +83,10 @@ def recognise(
         this architecture, or something that no shape tells is not given.
     """
     check_images(arch, path)
-    if given.config is not None:
-        _check_shapes(given.config, arch, path)
-        _check_flags(given.config, "", given, path)
-        return Recognised(dict(given.config), "")
+    if given.whole is not None:
+        _check_shapes(given.whole, arch, path)
+        _check_flags(given.whole, "", given, path)
+        return Recognised(dict(given.whole), "")
     published = given.preset
     if not published and not given.own_run:
         published = _published(arch, path, given.values, configurations.recipe)

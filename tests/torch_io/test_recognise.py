@@ -142,7 +142,7 @@ def test_recognise_infers_golden_networks(golden):
         values = _recognise(_architecture(entry), values=given).values
         assert _shapes_of(values) == {k: tuple(v) for k, v in entry["params"].items()}, name
         # And the same configuration, given whole, is accepted.
-        assert _recognise(_architecture(entry), config=values).values == values
+        assert _recognise(_architecture(entry), whole=values).values == values
 
 
 def test_recognise_asks_by_name_for_what_shapes_do_not_tell(golden):
@@ -171,7 +171,7 @@ def test_recognise_names_every_contradiction(golden):
     values["model.small_size"] = 4
     values["diffusion.learn_sigma"] = False
     with pytest.raises(ValueError, match="contradicts") as error:
-        _recognise(arch, config=values)
+        _recognise(arch, whole=values)
     assert "use_scale_shift_norm: the file has True, the configuration False" in str(error.value)
     assert "learn_sigma: the file has True" in str(error.value)
     assert "small_size: the file is no super-resolution network" in str(error.value)
@@ -184,7 +184,7 @@ def test_recognise_asks_for_the_order_of_attention(published, golden):
         _recognise(arch, values=NOT_IN_SHAPES, **unknown)
     values = _recognise(arch, values=NOT_IN_SHAPES).values
     with pytest.raises(ValueError, match="neither shapes nor the configuration tell --attention"):
-        _recognise(arch, config=values, **unknown)
+        _recognise(arch, whole=values, **unknown)
     with pytest.raises(ValueError, match=r"sigmas=…; --attention_order=legacy"):
         _recognise(arch, **unknown)
     # With one head all orders are one.
@@ -212,6 +212,6 @@ def test_recognise_counts_the_null_class(golden):
     arch = _architecture(golden.json("unet")["class_cond_additive"])
     values = _recognise(arch, values=NOT_IN_SHAPES).values | {"train.label_dropout": 0.1}
     with pytest.raises(ValueError, match=r"num_classes: the file has 9, the configuration 10"):
-        _recognise(arch, config=values)
+        _recognise(arch, whole=values)
     values["model.num_classes"] = 9
-    assert _recognise(arch, config=values).values == values
+    assert _recognise(arch, whole=values).values == values
