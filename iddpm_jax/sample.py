@@ -59,7 +59,7 @@ def main() -> None:
     from iddpm_jax.cli import compilation_cache
     from iddpm_jax.files.output_directory import lock_and_record
     from iddpm_jax.sampling import pictures
-    from iddpm_jax.sampling.generator import batch_size_for
+    from iddpm_jax.sampling.inputs import Inputs
     from iddpm_jax.sampling.write_samples import Drawing, draw
 
     launch.join()
@@ -72,7 +72,7 @@ def main() -> None:
     model.refuse_super_resolution("sample")
     generator = common.generator(model, _sampler(model))
     settings = common.settings(model, generator, _NUM.value)
-    label_of = model.label_rule(settings["labels"])
+    inputs = Inputs(labels=model.label_rule(settings["labels"]))
     compilation_cache.enable(pathlib.Path(common.WORKDIR.value).absolute().parent)
     if _INVERT.value or _INTERPOLATE.value:
         _pictures_alone(model, generator, settings)
@@ -83,8 +83,7 @@ def main() -> None:
             f"--show_steps={_STEPS.value} is more than {generator.d.num_timesteps} steps"
         )
     out = pathlib.Path(common.OUT.value or common.default_out(settings)).absolute()
-    size = batch_size_for(_NUM.value, common.BATCH.value, generator.mesh)
-    drawing = Drawing(model, generator, settings, out, label_of, size, common.PNG.value)
+    drawing = Drawing(model, generator, settings, out, inputs, common.PNG.value)
     with lock_and_record(out, settings):
         samples = draw(drawing, launch.peer_timeout())
         distributed.print_once(f"{settings['num_samples']:,} samples: {samples}")
@@ -116,15 +115,7 @@ def _sampler(model: trained.TrainedModel) -> str:
 def _options(model, generator, settings: dict, out: pathlib.Path) -> pictures.Options:
     from iddpm_jax.sampling import pictures
 
-    return pictures.Options(
-        model,
-        generator,
-        settings["labels"],
-        settings["guidance"],
-        common.SEED.value,
-        out,
-        common.BATCH.value,
-    )
+    return pictures.Options(model, generator, settings["labels"], common.SEED.value, out)
 
 
 def _pictures_alone(model: trained.TrainedModel, generator: Generator, settings: dict) -> None:

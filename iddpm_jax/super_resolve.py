@@ -69,7 +69,7 @@ def main() -> None:
     from iddpm_jax import distributed, trained
     from iddpm_jax.cli import compilation_cache
     from iddpm_jax.files.output_directory import digest_of, lock_and_record
-    from iddpm_jax.sampling.generator import batch_size_for
+    from iddpm_jax.sampling.inputs import Inputs
     from iddpm_jax.sampling.super_resolution import comparison_grid
     from iddpm_jax.sampling.write_samples import Drawing, draw
 
@@ -92,7 +92,6 @@ def main() -> None:
     first = _load_base(model) if _BASE.value else None
     base = None if first else _read(model)
     count = len(base.images) if base else _NUM.value or _CASCADE_SAMPLES
-    size = batch_size_for(count, common.BATCH.value, generator.mesh)
     by_name = model if model.num_classes else first
     settings = common.settings(model, generator, count, by_name)
     settings["low_res_noise"] = model.low_res.noise
@@ -100,7 +99,7 @@ def main() -> None:
     if model.num_classes or first is None:
         model.label_rule(settings["labels"])  # Checked before a cascade draws anything.
     if first:
-        cascade = _cascade(first, settings, size)
+        cascade = _cascade(first, settings)
         settings["base"] = cascade.settings
     else:
         settings["images"] = digest_of(*base)
@@ -115,17 +114,9 @@ def main() -> None:
         if first:
             base = _draw_base(dataclasses.replace(cascade, out=out / "base"), model)
             label_of = _label_rule(model, labels, base)
-        drawing = Drawing(
-            model,
-            generator,
-            settings,
-            out,
-            label_of,
-            size,
-            common.PNG.value,
-            model.low_res_rule(base.images, settings["seed"]),
-            grid,
-        )
+        low_res_of = model.low_res_rule(base.images, settings["seed"])
+        inputs = Inputs(labels=label_of, low_res=low_res_of)
+        drawing = Drawing(model, generator, settings, out, inputs, common.PNG.value, grid)
         samples = draw(drawing, launch.peer_timeout())
     distributed.print_once(f"{count:,} samples: {samples}")
     distributed.print_once(f"low resolution, bilinear and result: {out / 'grid.png'}")
@@ -196,12 +187,16 @@ def _load_base(model: trained.TrainedModel) -> trained.TrainedModel:
     return base
 
 
-def _cascade(base: trained.TrainedModel, wanted: dict, batch_size: int) -> Drawing:
+def _cascade(base: trained.TrainedModel, wanted: dict) -> Drawing:
     """How the small samples of a cascade are drawn, in a directory that is still to be named."""
+    from iddpm_jax.sampling.inputs import Inputs
     from iddpm_jax.sampling.write_samples import Drawing
 
     generator = base.generator(
-        _BASE_SAMPLER.value, _BASE_RESPACING.value, 0.0, _BASE_GUIDANCE.value
+        _BASE_SAMPLER.value,
+        _BASE_RESPACING.value,
+        guidance=_BASE_GUIDANCE.value,
+        batch_size=common.BATCH.value,
     )
     settings = {
         **base.identity(),
@@ -214,9 +209,8 @@ def _cascade(base: trained.TrainedModel, wanted: dict, batch_size: int) -> Drawi
         "seed": wanted["seed"],
         "rgb": False,
     }
-    label_of = base.label_rule(settings["labels"])
-    place = pathlib.Path()
-    return Drawing(base, generator, settings, place, label_of, batch_size, common.PNG.value)
+    inputs = Inputs(labels=base.label_rule(settings["labels"]))
+    return Drawing(base, generator, settings, pathlib.Path(), inputs, common.PNG.value)
 
 
 run = command(main, required=["workdir"], continues=True)

@@ -24,7 +24,7 @@ BESIDE = {
     "config": {"recipes"},
 }
 ALLOWED_EXTERNAL = {"diffusion": {"jax", "numpy"}, "models": {"jax", "numpy", "flax"}}
-STANDARD = {"collections", "dataclasses", "enum", "functools", "math", "re", "typing"}
+STANDARD = {"collections", "dataclasses", "enum", "functools", "inspect", "math", "re", "typing"}
 
 # A file directly under iddpm_jax/ is a command or the library's face.
 COMMANDS = {
@@ -44,7 +44,7 @@ FACE = {"__init__.py", "__main__.py", "errors.py", "trained.py"}
 CLIMBING: set[tuple[str, str]] = set()
 STRAY = {"huge_pages.py"}
 # Files outside config/ that still read a ConfigDict: each is to stop.
-READING = {"train.py", "trained.py"}
+READING = {"train.py"}
 
 
 def _imports(path: pathlib.Path) -> set[str]:

@@ -16,7 +16,7 @@ from iddpm_jax.data.standardization import UNCHANGED
 from iddpm_jax.errors import UsageError
 from tests import tiny
 from tests.sampling.test_generator import CLASSES, _generator, _network
-from tests.sampling.test_super_resolution import Enlarging
+from tests.sampling.test_previews import Enlarging
 
 
 def trained_model():

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from iddpm_jax.cli import shared_flags
+from iddpm_jax.cli.sampler_names import sampler_names
 from iddpm_jax.errors import UsageError
 
 if TYPE_CHECKING:
     from iddpm_jax.sampling.generator import Generator
     from iddpm_jax.sampling.trained_model import TrainedModel
 
-# Those of `evaluation.generation`, which `--help` does not wait for.
-SAMPLER_NAMES = ("ddpm", "ddim", "dpm-solver++")
-
+SAMPLER_NAMES = sampler_names()
 _LABELS_SHOWN = 5  # In the name of a directory, at most.
 
 WORKDIR = shared_flags.workdir()
@@ -93,8 +91,14 @@ def settings(
 
 def generator(model: TrainedModel, sampler: str) -> Generator:
     """What draws as the flags say."""
-    drawn = model.generator(sampler, RESPACING.value, ETA.value, GUIDANCE.value)
-    return dataclasses.replace(drawn, clip_denoised=CLIP.value)
+    return model.generator(
+        sampler,
+        RESPACING.value,
+        eta=ETA.value,
+        guidance=GUIDANCE.value,
+        clip_denoised=CLIP.value,
+        batch_size=BATCH.value,
+    )
 
 
 def default_out(settings: dict[str, Any], kind: str = "") -> pathlib.Path:

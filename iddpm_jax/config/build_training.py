@@ -8,24 +8,20 @@ from collections.abc import Sequence
 
 import jax
 import ml_collections
-import numpy as np
 
 from iddpm_jax import distributed
 from iddpm_jax.config.build_data import build_standardization, measured, open_data, warn
 from iddpm_jax.config.build_diffusion import (
-    build_diffusion,
     build_process,
     build_timestep_sampler,
     with_schedule_digest,
 )
 from iddpm_jax.config.build_model import build_low_res, build_model
+from iddpm_jax.config.build_sampling import build_preview
 from iddpm_jax.config.record import run_identity
-from iddpm_jax.data import Source, describe, facts_of, in_memory, make_batches
-from iddpm_jax.data.image_batches import spread_indices
+from iddpm_jax.data import describe, facts_of, in_memory, make_batches
 from iddpm_jax.distributed.mesh import check_batch_size, make_mesh
 from iddpm_jax.errors import UsageError
-from iddpm_jax.sampling.previews import Preview
-from iddpm_jax.sampling.super_resolution import SuperResolutionPreview
 from iddpm_jax.training.loop import Training
 from iddpm_jax.training.optimizer import linear_anneal, make_optimizer
 
@@ -56,49 +52,6 @@ def build_optimizer(config: ml_collections.ConfigDict):
         weight_decay=c.weight_decay,
         grad_clip=c.grad_clip,
         ema_rates=tuple(c.ema_rate),
-    )
-
-
-def build_preview(
-    config: ml_collections.ConfigDict, model, source: Source, mesh
-) -> Preview | SuperResolutionPreview:
-    """What draws the sample grids during training, on the devices of one process.
-
-    As many images at a time as go through the network when it trains: what fits there fits here.
-    """
-    count, low_res = config.train.num_samples, build_low_res(config)
-    if count < 1:
-        raise UsageError(f"train.num_samples={count} must be at least 1")
-    at_a_time = (config.train.microbatch or config.train.batch_size) // mesh.devices.size
-    mesh = make_mesh(mesh.local_devices)
-    batch_size = at_a_time * mesh.devices.size
-    d = build_diffusion(config, config.train.sample_respacing)
-    standardization = build_standardization(config)
-    if low_res is not None:
-        # Spread over the data, which may be sorted by class.
-        shown = source.batch(spread_indices(len(source), min(count, len(source))))
-        return SuperResolutionPreview(
-            d=d,
-            model=model,
-            low_res=low_res,
-            originals=shown["image"],
-            labels=shown["label"].astype(np.int32) if config.model.num_classes else None,
-            seed=config.train.seed,
-            mesh=mesh,
-            standardization=standardization,
-            batch_size=batch_size,
-        )
-    return Preview(
-        d=d,
-        model=model,
-        image_shape=(config.model.image_size,) * 2 + (config.model.in_channels,),
-        num_classes=config.model.num_classes,
-        num_samples=count,
-        class_names=source.class_names,
-        seed=config.train.seed,
-        mesh=mesh,
-        standardization=standardization,
-        batch_size=batch_size,
     )
 
 
@@ -143,7 +96,7 @@ def build_training(config: ml_collections.ConfigDict, class_names: Sequence[str]
         image_shape=source.image_shape,
         class_names=source.class_names,
         found=describe(source),
-        draw_samples=preview.make(),
+        draw_samples=preview,
         ema_rates=tuple(c.ema_rate),
         **{key: c[key] for key in _LOOP_KEYS},
     )

@@ -26,6 +26,7 @@ from iddpm_jax.diffusion.gaussian import (
     q_posterior_mean_variance,
     q_sample,
 )
+from iddpm_jax.diffusion.guidance import classifier_free_guidance, guided_model_fn
 from iddpm_jax.diffusion.likelihood import (
     bpd_loop,
     bpd_terms,
@@ -52,13 +53,15 @@ from iddpm_jax.diffusion.respacing import (
     respaced_betas,
     space_timesteps,
 )
+from iddpm_jax.diffusion.sample_loop import first_carry, sample_loop, sample_steps
+from iddpm_jax.diffusion.sampler_step import SamplerStep, declare, needs_noise, takes
 from iddpm_jax.diffusion.samplers import (
+    SAMPLERS,
+    check_sampler,
     ddim_reverse_step,
     ddim_step,
     ddpm_step,
     dpm_solver_step,
-    sample_loop,
-    sample_steps,
 )
 from iddpm_jax.diffusion.schedules import (
     REFERENCE_NUM_TIMESTEPS,
@@ -85,6 +88,7 @@ from iddpm_jax.diffusion.timestep_samplers import TimestepSampler, timestep_samp
 
 __all__ = [
     "REFERENCE_NUM_TIMESTEPS",
+    "SAMPLERS",
     "ContinuousDiffusion",
     "Costs",
     "GaussianDiffusion",
@@ -93,6 +97,7 @@ __all__ = [
     "NoiseLoss",
     "PMeanVariance",
     "PairTables",
+    "SamplerStep",
     "SearchedTimesteps",
     "Stream",
     "TimestepSampler",
@@ -103,15 +108,20 @@ __all__ = [
     "beta_schedule_names",
     "bpd_loop",
     "bpd_terms",
+    "check_sampler",
     "check_searchable",
+    "classifier_free_guidance",
     "count_of_continuous_steps",
     "ddim_reverse_step",
     "ddim_step",
     "ddpm_step",
+    "declare",
     "discretise",
     "discretized_gaussian_log_likelihood",
     "dpm_solver_step",
     "extract",
+    "first_carry",
+    "guided_model_fn",
     "initial_noise",
     "is_searched",
     "log_snr_timesteps",
@@ -119,6 +129,7 @@ __all__ = [
     "make_diffusion",
     "mean_flat",
     "model_timestep",
+    "needs_noise",
     "normal_kl",
     "p_mean_variance",
     "p_mean_variance_from_output",
@@ -140,6 +151,7 @@ __all__ = [
     "space_timesteps",
     "stream",
     "stream_keys",
+    "takes",
     "timestep_sampler",
     "training_loss_names",
     "training_losses",

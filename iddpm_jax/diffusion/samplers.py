@@ -1,16 +1,14 @@
-"""Samplers: single reverse steps of one signature, and the loop that runs any of them.
+"""Samplers: single reverse steps of one signature.
 
-Axis letters: B batch, H W C image, T diffusion steps. A step is
+A sampler is a function (see `sampler_step.SamplerStep`) and its name in `SAMPLERS`, at the end of
+this file. No other file has to be edited: the command line and the library find the samplers there,
+and the options of each in its signature. `declare` adds what a signature cannot say.
 
-    step(d, model_fn, x_t, t, noise, …) -> (x_prev, pred_xstart)
-
-A new sampler is one more such function. One that looks back (`step.multistep = True`) is also
-given `last_xstart`, the x_0 predicted one step before. One that makes no use of noise says so
-(`step.needs_noise = False`, or a function of the step's options that says whether it does): none is
-drawn for it, and it is given None.
+Axis letters: B batch, H W C image.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +20,7 @@ from iddpm_jax.diffusion.gaussian import (
     p_mean_variance,
     predict_eps_from_xstart,
 )
-from iddpm_jax.diffusion.noise import per_sample_keys, per_sample_noise
+from iddpm_jax.diffusion.sampler_step import SamplerStep, check_ranges, declare, takes
 from iddpm_jax.diffusion.tables import GaussianDiffusion
 from iddpm_jax.errors import UsageError
 
@@ -53,6 +51,7 @@ def ddpm_step(
     return p.mean + _not_last(t, x_t.ndim) * std * noise, p.pred_xstart
 
 
+@declare(uses_noise=lambda eta=0.0, **_: eta != 0, ranges={"eta": (0, 1)})
 def ddim_step(
     d: GaussianDiffusion,
     model_fn: ModelFn,
@@ -72,8 +71,7 @@ def ddim_step(
     Raises:
       UsageError: eta is not in [0, 1].
     """
-    if not 0 <= eta <= 1:
-        raise UsageError(f"eta={eta} must be in [0, 1]")
+    check_ranges(ddim_step, eta=eta)
     p = p_mean_variance(d, model_fn, x_t, t, clip_denoised, denoised_fn)
     # ε is derived again because x_0 may have been clipped, or predicted in the first place.
     eps = predict_eps_from_xstart(d, x_t, t, p.pred_xstart)
@@ -88,9 +86,7 @@ def ddim_step(
     return mean + _not_last(t, x_t.ndim) * sigma * noise, p.pred_xstart
 
 
-ddim_step.needs_noise = lambda eta=0.0, **_: eta != 0
-
-
+@declare(uses_noise=False)
 def dpm_solver_step(
     d: GaussianDiffusion,
     model_fn: ModelFn,
@@ -133,10 +129,7 @@ def dpm_solver_step(
     return x_prev, p.pred_xstart
 
 
-dpm_solver_step.multistep = True
-dpm_solver_step.needs_noise = False
-
-
+@declare(uses_noise=False)
 def ddim_reverse_step(
     d: GaussianDiffusion,
     model_fn: ModelFn,
@@ -159,89 +152,28 @@ def ddim_reverse_step(
     return x_next, p.pred_xstart
 
 
-ddim_reverse_step.needs_noise = False
-
-
 def _not_last(t: jax.Array, ndim: int) -> jax.Array:
     """1 where noise is to be added, 0 at t = 0, where the mean is the result."""
     return (t != 0).astype(jnp.float32).reshape(t.shape + (1,) * (ndim - 1))
 
 
-def needs_noise(step: Callable, **step_options) -> bool:
-    """Whether `step` makes use of noise when it is called with these options."""
-    answer = getattr(step, "needs_noise", True)
-    return answer(**step_options) if callable(answer) else answer
+# Every sampler by the name that `--sampler` and `TrainedModel.sample` take. `--help` reads the
+# names from this file's text, for it does not wait for JAX: let them be strings as they are here.
+SAMPLERS: Mapping[str, SamplerStep] = {
+    "ddpm": ddpm_step,
+    "ddim": ddim_step,
+    "dpm-solver++": dpm_solver_step,
+}
 
 
-def sample_loop(
-    d: GaussianDiffusion,
-    model_fn: ModelFn,
-    x_T: jax.Array,  # noqa: N803 (the papers' name)
-    key: jax.Array | None = None,
-    step: Callable = ddpm_step,
-    *,
-    noises: jax.Array | None = None,
-    **step_options,
-) -> jax.Array:
-    """Runs `step` from t = T-1 down to 0 as one `lax.scan`.
-
-    Args:
-      model_fn: `(x_t [B, H, W, C], timestep [B] float32) -> output`.
-      x_T: standard normal, `[B, H, W, C]`.
-      key: a random key, from which sample i derives its own by folding in i; or `[B]` keys,
-        one for each sample. Either way a sample does not depend on its batch. Not needed where
-        the step needs no noise.
-      step: `ddpm_step`, `ddim_step` or a function of the same signature.
-      noises: instead of a key, the noise of each step taken, `[T, B, H, W, C]`.
-      **step_options: passed on to `step`, such as `eta`.
-
-    Returns:
-      x_0, `[B, H, W, C]`.
-
-    Raises:
-      UsageError: the step needs noise and there is neither `key` nor `noises`, or both are given.
-    """
-    nothing_drawn_from = key is None and noises is None and needs_noise(step, **step_options)
-    if nothing_drawn_from or not (key is None or noises is None):
-        raise UsageError("sample_loop needs a key or the noises, and not both")
-    keys = None if key is None else per_sample_keys(key, x_T.shape[0])
-    timesteps = jnp.arange(d.num_timesteps - 1, -1, -1, dtype=jnp.int32)
-    carry = (x_T, jnp.zeros_like(x_T))
-    x_0, _ = sample_steps(d, model_fn, carry, timesteps, keys, step, noises, **step_options)
-    return x_0
-
-
-def sample_steps(
-    d: GaussianDiffusion,
-    model_fn: ModelFn,
-    carry: tuple[jax.Array, jax.Array],
-    timesteps: jax.Array,
-    keys: jax.Array | None,
-    step: Callable = ddpm_step,
-    noises: jax.Array | None = None,
-    **step_options,
-) -> tuple[jax.Array, jax.Array]:
-    """A part of `sample_loop`: the given timesteps, int32 `[S]`, one after the other.
-
-    Args:
-      carry: x_t and the x_0 predicted last (zeros at the start), `[B, H, W, C]` each.
-      keys: one for each sample, `[B]`; None where `noises` `[S, B, H, W, C]` are given, or the
-        step needs none.
-
-    Returns:
-      The carry after the last of them.
-    """
-    batch = carry[0].shape[0]
-    draws = noises is None and needs_noise(step, **step_options)
-
-    def one_step(carry, inputs):
-        x_t, last_xstart = carry
-        t, noise = inputs
-        if draws:
-            noise = per_sample_noise(keys, t, x_t.shape[1:])
-        looks_back = {"last_xstart": last_xstart} if getattr(step, "multistep", False) else {}
-        options = {**looks_back, **step_options}
-        return step(d, model_fn, x_t, jnp.full(batch, t), noise, **options), None
-
-    carry, _ = jax.lax.scan(one_step, carry, (timesteps, noises))
-    return carry
+def check_sampler(name: str, **options: Any) -> None:
+    """UsageError if there is no such sampler, or it does not take these options."""
+    if name not in SAMPLERS:
+        raise UsageError(f"unknown sampler {name!r}: choose one of {', '.join(SAMPLERS)}")
+    for option, value in options.items():
+        if not takes(SAMPLERS[name], option):
+            which = ", ".join(other for other in SAMPLERS if takes(SAMPLERS[other], option))
+            raise UsageError(
+                f"{option}={value} is an option of {which or 'no sampler'}, not of {name}"
+            )
+    check_ranges(SAMPLERS[name], **options)

@@ -31,15 +31,13 @@ _FRAMES = 9  # Images from one seed to the other.
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What all pictures of one command have in common; `batch_size` images are drawn at a time."""
+    """What all pictures of one command have in common."""
 
     model: TrainedModel
     generator: Generator
     labels: Sequence[int] | None
-    guidance: float
     seed: int
     out: pathlib.Path
-    batch_size: int = 64
 
     def labels_of(self, count: int) -> np.ndarray | None:
         """Labels of the first samples, int32 `[count]`, or None."""
@@ -73,8 +71,6 @@ def _reverse_process(options: Options, moments: int, labels: np.ndarray | None, 
             labels,
             count,
             seed=options.seed,
-            guidance=options.guidance,
-            batch_size=options.batch_size,
             on_part=lambda share: bar.update(share * steps),
         )
 
@@ -117,9 +113,7 @@ def write_interpolation(options: Options, seeds: tuple[int, int]) -> pathlib.Pat
     model = options.model
     wanted = range(min(10, model.num_classes)) if options.labels is None else options.labels
     labels = np.asarray(wanted, np.int32) if model.num_classes else None
-    images = trajectories.interpolate(
-        options.generator, seeds, _FRAMES, labels, options.guidance, options.batch_size
-    )
+    images = trajectories.interpolate(options.generator, seeds, _FRAMES, labels)
     names = [] if labels is None else [model.class_names[label] for label in labels]
     return _save(options.out / "interpolation.png", images, _FRAMES, names)
 
@@ -143,9 +137,7 @@ def read_images(options: Options, paths: Sequence[str]) -> np.ndarray:
 def write_inversion(options: Options, images: np.ndarray) -> np.ndarray:
     """Encodes and decodes images; returns the root mean square error of each, in levels."""
     labels = options.labels_of(len(images))
-    noise, back = trajectories.invert(
-        options.generator, images, labels, options.guidance, options.batch_size
-    )
+    noise, back = trajectories.invert(options.generator, images, labels)
     path = options.out / "inversion.npz"
     with refusing_disk_errors(path):
         write_atomically(path, npz_bytes(noise=noise, reconstruction=back))

@@ -1,4 +1,4 @@
-"""The sample grids that training draws of itself.
+"""The pictures that training draws of what it has learnt: a generator, and a layout.
 
 Axis letters: N samples, H W C image.
 """
@@ -6,97 +6,94 @@ Axis letters: N samples, H W C image.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-import flax.linen as nn
 import numpy as np
-from jax.sharding import Mesh
 
 from iddpm_jax import diffusion as dm
-from iddpm_jax.data.standardization import UNCHANGED, Standardization
+from iddpm_jax import models
+from iddpm_jax.data.pixels import to_uint8
 from iddpm_jax.files.pictures import make_grid
 from iddpm_jax.sampling.generator import Generator, draw_all
+from iddpm_jax.sampling.inputs import Inputs, in_turn
+from iddpm_jax.sampling.super_resolution import comparison_grid
+
+# From the parameters to a picture, uint8 `[height, width, 3]`.
+Preview = Callable[[Any], np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
-class Preview:
-    """Draws one grid of DDIM samples, always from the same noise, so that grids compare.
+class Layout(NamedTuple):
+    """How a grid of samples is laid out.
 
-    Attributes:
-      d: the (respaced) process.
-      model: the network.
-      image_shape: (H, W, C).
-      num_classes: classes to show; 0 for an unconditional model.
-      num_samples: N, at most. A class-conditional model gets one row for each class.
-      class_names: names of the classes, or empty.
-      seed: of x_T.
-      mesh: devices to run on.
-      standardization: of the images that the model is trained on.
-      batch_size: images drawn at a time, as far as the devices divide it; 0: all.
-      guidance, null_label: weight of classifier-free guidance, and the label that stands for
-        none; without that label there is no guidance.
+    count: N.
+    labels: int32 `[N]`, or None.
+    columns: images in a row.
+    names: of the rows, or empty.
     """
 
-    d: dm.GaussianDiffusion
-    model: nn.Module
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    num_samples: int
-    class_names: tuple[str, ...]
-    seed: int
-    mesh: Mesh
-    standardization: Standardization = UNCHANGED
-    batch_size: int = 0
-    guidance: float = 1.0
-    null_label: int | None = None
-
-    def layout(self) -> tuple[np.ndarray | None, int, tuple[str, ...]]:
-        """Labels `[N]` or None, images per row, and names of the rows."""
-        classes = self.num_classes
-        if not classes:
-            return None, max(1, math.isqrt(self.num_samples)), ()
-        # Where there are more classes than fit in a square, evenly spread ones are shown.
-        rows = min(classes, max(1, math.isqrt(self.num_samples)))
-        if classes <= self.num_samples and classes <= 4 * rows:
-            rows = classes
-        columns = max(1, self.num_samples // rows)
-        shown = np.unique(np.linspace(0, classes - 1, rows).round().astype(np.int32))
-        named = len(self.class_names)
-        names = tuple(self.class_names[i] if i < named else str(i) for i in shown)
-        return shown.repeat(columns), columns, names
-
-    def make(self) -> Callable[[Any], np.ndarray]:
-        """Returns `params -> uint8 [height, width, 3]`; it compiles when first called."""
-        labels, columns, names = self.layout()
-        count = self.num_samples if labels is None else len(labels)
-
-        def draw(params: Any) -> np.ndarray:
-            images = draw_all(
-                ddim_generator(self, params, self.image_shape, self.null_label),
-                count,
-                lambda indices: None if labels is None else labels[indices % count],
-                seed=self.seed,
-                guidance=self.guidance,
-                batch_size=self.batch_size or count,
-            )
-            return make_grid(images, columns, names)
-
-        return draw
+    count: int
+    labels: np.ndarray | None
+    columns: int
+    names: tuple[str, ...]
 
 
-def ddim_generator(
-    preview: Any, params: Any, image_shape: tuple[int, int, int], null_label: int | None = None
-) -> Generator:
-    """What draws DDIM samples with a preview's process, model and devices."""
-    return Generator(
-        d=preview.d,
-        model=preview.model,
-        params=params,
-        image_shape=image_shape,
-        sampler="ddim",
-        eta=0.0,
-        null_label=null_label,
-        mesh=preview.mesh,
-        standardization=preview.standardization,
-        x_T_stream=dm.Stream.PREVIEW_X_T,
-    )
+def class_layout(num_samples: int, num_classes: int, class_names: tuple[str, ...]) -> Layout:
+    """A row for each class, or a square where there are no classes.
+
+    Args:
+      num_samples: how many to show, at most.
+      num_classes: of the model; 0 for an unconditional one.
+      class_names: names of the classes; those that have none are called by number.
+    """
+    side = max(1, math.isqrt(num_samples))
+    if not num_classes:
+        return Layout(num_samples, None, side, ())
+    # Where there are more classes than fit in a square, evenly spread ones are shown.
+    rows = min(num_classes, side)
+    if num_classes <= num_samples and num_classes <= 4 * rows:
+        rows = num_classes
+    columns = max(1, num_samples // rows)
+    shown = np.unique(np.linspace(0, num_classes - 1, rows).round().astype(np.int32))
+    named = len(class_names)
+    names = tuple(class_names[i] if i < named else str(i) for i in shown)
+    labels = shown.repeat(columns)
+    return Layout(len(labels), labels, columns, names)
+
+
+def class_preview(generator: Generator, layout: Layout, seed: int) -> Preview:
+    """Draws samples, always from the same noise, so that pictures of two moments compare."""
+    inputs = Inputs(labels=in_turn(layout.labels))
+
+    def draw(params: Any) -> np.ndarray:
+        trained = dataclasses.replace(generator, params=params)
+        images = draw_all(trained, layout.count, seed, inputs)
+        return make_grid(images, layout.columns, layout.names)
+
+    return draw
+
+
+def super_resolution_preview(
+    generator: Generator,
+    low_res: models.LowRes,
+    originals: np.ndarray,
+    labels: np.ndarray | None,
+    seed: int,
+) -> Preview:
+    """Draws what a super-resolution model makes of images of the data, always the same.
+
+    Args:
+      low_res: what makes the network's input of them.
+      originals: uint8 `[N, H, W, C]`.
+      labels: int32 `[N]`, or None.
+    """
+    count = len(originals)
+
+    def draw(params: Any) -> np.ndarray:
+        keys = dm.stream_keys(seed, dm.Stream.PREVIEW_LOW_RES, np.arange(count))
+        small = np.asarray(low_res(originals.astype(np.float32) / 127.5 - 1, keys))
+        inputs = Inputs(labels=in_turn(labels), low_res=in_turn(small))
+        trained = dataclasses.replace(generator, params=params)
+        results = draw_all(trained, count, seed, inputs)
+        return comparison_grid(np.asarray(to_uint8(small)), results, originals)
+
+    return draw

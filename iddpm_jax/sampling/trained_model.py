@@ -15,7 +15,9 @@ from iddpm_jax.data.standardization import Standardization
 from iddpm_jax.distributed.mesh import make_mesh
 from iddpm_jax.errors import UsageError
 from iddpm_jax.files.output_directory import digest_of
+from iddpm_jax.sampling import inputs
 from iddpm_jax.sampling.generator import Generator, draw_all
+from iddpm_jax.sampling.inputs import Inputs, Rule
 
 
 # Two are the same if they are one object: arrays cannot be compared in a word, nor hashed.
@@ -95,32 +97,6 @@ class TrainedModel:
                 "python -m iddpm_jax.super_resolve"
             )
 
-    def generator(
-        self, sampler: str | None, respacing: str, eta: float, guidance: float
-    ) -> Generator:
-        """What draws samples in a given way; UsageError if there is no such way."""
-        if guidance != 1 and self.null_label is None:
-            raise UsageError(
-                f"guidance={guidance} needs a model trained with train.label_dropout > 0"
-            )
-        # So that the second stage of a cascade has noise of its own, whatever the seeds.
-        second_stage = self.low_res is not None
-        return Generator(
-            d=self.build_diffusion(respacing),
-            model=self.fast_model,
-            params=self.params,
-            image_shape=self.image_shape,
-            sampler=self.default_sampler if sampler is None else sampler,
-            eta=eta,
-            null_label=self.null_label if guidance != 1 else None,
-            mesh=make_mesh(),
-            standardization=self.standardization,
-            x_T_stream=dm.Stream.SECOND_STAGE_X_T if second_stage else dm.Stream.X_T,
-            noise_stream=(
-                dm.Stream.SECOND_STAGE_NOISE if second_stage else dm.Stream.SAMPLING_NOISE
-            ),
-        )
-
     def refuse_without_likelihood(self, command: str) -> None:
         """UsageError if the model has no likelihood, which `command` needs."""
         if self.betas is None:
@@ -141,24 +117,47 @@ class TrainedModel:
         kept = np.asarray(self.build_diffusion(respacing).model_timesteps)
         return f"{respacing}-{hashlib.sha256(kept.tobytes()).hexdigest()[:8]}"
 
-    def label_rule(self, labels: Sequence[int] | None) -> Callable:
-        """Sample numbers to labels: the given ones, or all classes, in turn."""
-        if not self.num_classes:
-            if labels is not None:
-                raise UsageError(f"labels={labels!r}, but the model is unconditional")
-            return lambda indices: None
-        given = range(self.num_classes) if labels is None else labels
-        is_list = isinstance(given, Sequence) or (isinstance(given, np.ndarray) and given.ndim)
-        if not (is_list and len(given) and all(map(_is_whole, given))):
-            raise UsageError(f"labels={labels!r}: give a list of class numbers, such as [0, 1]")
-        outside = [int(label) for label in given if not 0 <= label < self.num_classes]
-        if outside:
+    def generator(
+        self,
+        sampler: str | None = None,
+        respacing: str = "",
+        eta: float = 0.0,
+        guidance: float = 1.0,
+        *,
+        clip_denoised: bool | None = None,
+        batch_size: int = 64,
+    ) -> Generator:
+        """What draws samples; the options are those of `sample`.
+
+        `clip_denoised` clips the predicted x_0 to [-1, 1]; None: unless images are standardised.
+
+        Raises:
+          UsageError: there are no such samples.
+        """
+        if guidance != 1 and self.null_label is None:
             raise UsageError(
-                f"labels {outside} are outside the model's {self.num_classes} classes, "
-                f"0 to {self.num_classes - 1}"
+                f"guidance={guidance} needs a model trained with train.label_dropout > 0"
             )
-        wanted = np.asarray(given, np.int32)
-        return lambda indices: wanted[indices % len(wanted)]
+        # So that the second stage of a cascade has noise of its own, whatever the seeds.
+        second_stage = self.low_res is not None
+        return Generator(
+            d=self.build_diffusion(respacing),
+            model=self.fast_model,
+            params=self.params,
+            image_shape=self.image_shape,
+            mesh=make_mesh(),
+            sampler=self.default_sampler if sampler is None else sampler,
+            options={"eta": eta} if eta else {},
+            clip_denoised=clip_denoised,
+            null_label=self.null_label if guidance != 1 else None,
+            guidance=guidance,
+            batch_size=batch_size,
+            standardization=self.standardization,
+            x_T_stream=dm.Stream.SECOND_STAGE_X_T if second_stage else dm.Stream.X_T,
+            noise_stream=(
+                dm.Stream.SECOND_STAGE_NOISE if second_stage else dm.Stream.SAMPLING_NOISE
+            ),
+        )
 
     def sample(
         self,
@@ -192,8 +191,10 @@ class TrainedModel:
           UsageError: the model cannot do what is asked.
         """
         self.refuse_super_resolution("sample")
-        way = {"sampler": sampler, "respacing": respacing, "eta": eta, "guidance": guidance}
-        return self._draw(num, self.label_rule(labels), None, batch_size, seed, way)
+        _check_whole(num=(num, 1), batch_size=(batch_size, 1), seed=(seed, 0))
+        given = Inputs(labels=self.label_rule(labels))
+        generator = self.generator(sampler, respacing, eta, guidance, batch_size=batch_size)
+        return draw_all(generator, num, seed, given)
 
     def super_resolve(
         self,
@@ -221,59 +222,31 @@ class TrainedModel:
         """
         images = np.asarray(images)
         self.check_low_res(images, labels)
-        way = {"sampler": sampler, "respacing": respacing, "eta": eta, "guidance": guidance}
-        low_res_of = self.low_res_rule(images, seed)
-        return self._draw(len(images), self.label_rule(labels), low_res_of, batch_size, seed, way)
+        _check_whole(batch_size=(batch_size, 1), seed=(seed, 0))
+        given = Inputs(labels=self.label_rule(labels), low_res=self.low_res_rule(images, seed))
+        generator = self.generator(sampler, respacing, eta, guidance, batch_size=batch_size)
+        return draw_all(generator, len(images), seed, given)
+
+    def label_rule(self, labels: Sequence[int] | None) -> Rule:
+        """Sample numbers to labels: the given ones, or all classes, in turn."""
+        return inputs.label_rule(labels, self.num_classes)
+
+    def low_res_rule(self, images: np.ndarray, seed: int) -> Rule:
+        """Sample numbers to the network's input, made of small images uint8 `[N, h, w, C]`."""
+        return inputs.low_res_rule(self.low_res, images, seed)
 
     def check_low_res(self, images: np.ndarray, labels: Sequence[int] | None) -> None:
         """UsageError unless images and labels can be given to a super-resolution model."""
-        if self.low_res is None:
-            raise UsageError("the model draws images from noise alone; it takes no images")
-        size, channels = self.low_res.size, self.image_shape[-1]
-        if images.dtype != np.uint8 or images.shape[1:] != (size, size, channels):
-            raise UsageError(
-                f"images are {images.dtype} of (height, width, channels) {images.shape[1:]}, the "
-                f"model takes uint8 of {(size, size, channels)}"
-            )
-        if not len(images):
-            raise UsageError("there are no images")
+        inputs.check_low_res(self.low_res, images, self.image_shape[-1])
         if self.num_classes and labels is None:
             raise UsageError("the model is class-conditional, and there are no labels")
 
-    def low_res_rule(self, images: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
-        """Sample numbers to the network's input, float32 `[B, h, w, C]`; beyond the last, the last.
 
-        An image's noise, where the model was trained with some, depends on seed and number alone.
-        """
-
-        def low_res_of(indices: np.ndarray) -> np.ndarray:
-            small = images[np.minimum(indices, len(images) - 1)].astype(np.float32) / 127.5 - 1
-            keys = dm.stream_keys(seed, dm.Stream.SECOND_STAGE_LOW_RES, indices)
-            return np.asarray(self.low_res.augment(small, keys))
-
-        return low_res_of
-
-    def _draw(self, num, label_of, low_res_of, batch_size, seed, way) -> np.ndarray:
-        for name, value, least in (
-            ("num", num, 1),
-            ("batch_size", batch_size, 1),
-            ("seed", seed, 0),
-        ):
-            if not _is_whole(value) or not least <= value < 2**32:
-                raise UsageError(f"{name}={value!r} must be a whole number, {least} to 2**32 - 1")
-        return draw_all(
-            self.generator(**way),
-            num,
-            label_of,
-            low_res_of=low_res_of or (lambda indices: None),
-            seed=seed,
-            guidance=way["guidance"],
-            batch_size=batch_size,
-        )
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+def _check_whole(**values: tuple[Any, int]) -> None:
+    """UsageError unless each value is a whole number from its least one to 2³² - 1."""
+    for name, (value, least) in values.items():
+        if not inputs.is_whole(value) or not least <= value < 2**32:
+            raise UsageError(f"{name}={value!r} must be a whole number, {least} to 2**32 - 1")
 
 
 def _architecture(model: Any) -> str:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from iddpm_jax import diffusion as dm
 from iddpm_jax.data.standardization import UNCHANGED, Standardization
 from iddpm_jax.errors import UsageError
-from iddpm_jax.sampling.generator import Generator, batch_size_for, draw_all
+from iddpm_jax.sampling.generator import Generator, draw_all
+from iddpm_jax.sampling.inputs import Inputs, in_turn
 
 
 def reverse_process(
@@ -24,8 +24,6 @@ def reverse_process(
     count: int,
     *,
     seed: int,
-    guidance: float = 1.0,
-    batch_size: int = 0,
     on_part: Callable[[float], object] = lambda share: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """x_t and the predicted x_0 of the first samples, at moments evenly spread over the steps.
@@ -34,29 +32,21 @@ def reverse_process(
       moments: K, at most the number of steps; the last one is the sample itself.
       labels: int32 `[B]`, or None.
       count: B.
-      batch_size: images drawn at a time; 0: all.
       on_part: called at every moment of every batch with its share of the whole.
 
     Returns:
       Two arrays, uint8 `[K, B, H, W, C]`.
     """
-    draw = generator.compile(moments)
-    shown, batches = [], _batches(count, batch_size, generator.mesh)
+    inputs = Inputs(labels=in_turn(labels))
+    shown, batches = [], generator.batches(count)
     for indices in batches:
-        each = None if labels is None else labels[indices % count]
         moments_of_batch = []
-        for carry in draw(seed, indices, each, guidance):
-            moments_of_batch.append([np.asarray(generator.finish(x)) for x in carry])
+        for x_t, pred_xstart, *_ in generator.trajectory(seed, indices, inputs, moments):
+            moments_of_batch.append([np.asarray(generator.finish(x)) for x in (x_t, pred_xstart)])
             on_part(1 / (moments * len(batches)))
         shown.append(np.asarray(moments_of_batch))
     x_t, pred_xstart = np.concatenate(shown, axis=2)[:, :, :count].swapaxes(0, 1)
     return x_t, pred_xstart
-
-
-def _batches(count: int, batch_size: int, mesh: Mesh) -> list[np.ndarray]:
-    """Numbers from 0 to `count` in batches of one size, the last one filled up."""
-    size = batch_size_for(count, batch_size or count, mesh)
-    return [np.arange(start, start + size) for start in range(0, count, size)]
 
 
 def forward_process(
@@ -83,11 +73,7 @@ def forward_process(
 
 
 def invert(
-    generator: Generator,
-    images: np.ndarray,
-    labels: np.ndarray | None,
-    guidance: float = 1.0,
-    batch_size: int = 0,
+    generator: Generator, images: np.ndarray, labels: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """DDIM inversion: encodes images into noise, and decodes that noise again.
 
@@ -95,21 +81,18 @@ def invert(
       generator: its sampler does not matter: both ways are DDIM with η = 0.
       images: uint8 `[B, H, W, C]`.
       labels: int32 `[B]`, or None.
-      batch_size: images at a time; 0: all.
 
     Returns:
       The noise x_T, float32 `[B, H, W, C]`, and the reconstruction, uint8 of the same shape.
     """
-    generator = dataclasses.replace(generator, sampler="ddim", eta=0.0)
-    count, draw = len(images), generator.compile()
-    noise, back = [], []
-    for indices in _batches(count, batch_size, generator.mesh):
-        rows = indices % count
-        each = None if labels is None else np.asarray(labels, np.int32)[rows]
-        noise.append(np.asarray(generator.encode(images[rows], each, guidance)))
-        *_, carry = draw(0, indices, each, guidance, x_T=noise[-1])
-        back.append(np.asarray(generator.finish(carry[0])))
-    return np.concatenate(noise)[:count], np.concatenate(back)[:count]
+    generator = dataclasses.replace(generator, sampler="ddim", options={})
+    count, label_of, image_of = len(images), in_turn(labels), in_turn(images)
+    encoded = [
+        np.asarray(generator.encode(image_of(indices), label_of(indices)))
+        for indices in generator.batches(count)
+    ]
+    noise = np.concatenate(encoded)[:count]
+    return noise, draw_all(generator, count, 0, Inputs(labels=label_of, x_T=in_turn(noise)))
 
 
 def slerp(a: jax.Array, b: jax.Array, weights: Sequence[float]) -> jax.Array:
@@ -130,27 +113,23 @@ def slerp(a: jax.Array, b: jax.Array, weights: Sequence[float]) -> jax.Array:
 
 def check_deterministic(generator: Generator) -> None:
     """UsageError if the sampler adds noise on its way, so that x_T does not say all."""
-    if generator.sampler == "ddpm" or generator.eta:
+    if dm.needs_noise(dm.SAMPLERS[generator.sampler], **generator.options):
+        without = [name for name, step in dm.SAMPLERS.items() if not dm.needs_noise(step)]
+        options = "".join(f" with {key}={value}" for key, value in generator.options.items())
         raise UsageError(
-            f"interpolation needs a deterministic sampler (ddim with eta=0, or dpm-solver++), "
-            f"not {generator.sampler} with eta={generator.eta}"
+            f"interpolation needs a deterministic sampler ({' or '.join(without)}), "
+            f"not {generator.sampler}{options}"
         )
 
 
 def interpolate(
-    generator: Generator,
-    seeds: tuple[int, int],
-    frames: int,
-    labels: np.ndarray | None,
-    guidance: float = 1.0,
-    batch_size: int = 0,
+    generator: Generator, seeds: tuple[int, int], frames: int, labels: np.ndarray | None
 ) -> np.ndarray:
     """Images from one seed's noise to the other's, for each label.
 
     Args:
-      generator: with the sampler ddim and eta 0, or dpm-solver++: the noise then says all.
+      generator: with a sampler that adds no noise: what it starts from then says all.
       labels: int32 `[R]`, one row each; None for an unconditional model, R = 1.
-      batch_size: images drawn at a time; 0: all.
 
     Returns:
       uint8 `[R, frames, H, W, C]`.
@@ -163,14 +142,7 @@ def interpolate(
     ends = [dm.initial_noise(keys, generator.image_shape)[0] for keys in first]
     path = np.asarray(slerp(*ends, np.linspace(0, 1, frames)))
     rows = 1 if labels is None else len(labels)
-    count = rows * frames
-    images = draw_all(
-        generator,
-        count,
-        lambda indices: None if labels is None else labels[indices % count // frames],
-        x_T_of=lambda indices: path[indices % frames],
-        seed=0,
-        guidance=guidance,
-        batch_size=batch_size or count,
-    )
+    row_labels = None if labels is None else labels.repeat(frames)
+    inputs = Inputs(labels=in_turn(row_labels), x_T=in_turn(path))
+    images = draw_all(generator, rows * frames, 0, inputs)
     return images.reshape(rows, frames, *generator.image_shape)

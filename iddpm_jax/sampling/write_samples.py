@@ -18,6 +18,7 @@ from iddpm_jax.files.pictures import class_grid, save_png
 from iddpm_jax.files.shards import ShardedSamples
 from iddpm_jax.files.untrusted import safe_file_name
 from iddpm_jax.sampling.generator import Generator, draw_batches
+from iddpm_jax.sampling.inputs import Inputs
 from iddpm_jax.sampling.trained_model import TrainedModel
 
 _GRID_SAMPLES = 100
@@ -31,10 +32,8 @@ class Drawing:
       model, generator: what draws.
       settings: what the samples depend on, as from `sampling_flags.settings`.
       out: the directory, which this run has locked (`output_directory.lock_and_record`).
-      label_of: sample numbers `[B]` to labels int32 `[B]`, or None.
-      batch_size: samples drawn at a time, a multiple of the devices.
+      inputs: what the samples are drawn from.
       png: whether to write a file for each sample, too.
-      low_res_of: sample numbers `[B]` to the input of a super-resolution model, `[B, h, w, C]`.
       grid: the first samples, uint8 `[N, H, W, C]`, and their labels to a picture; by default
         with a row for each class.
     """
@@ -43,10 +42,8 @@ class Drawing:
     generator: Generator
     settings: Mapping[str, Any]
     out: pathlib.Path
-    label_of: Callable[[np.ndarray], np.ndarray | None]
-    batch_size: int
+    inputs: Inputs
     png: bool = False
-    low_res_of: Callable[[np.ndarray], np.ndarray | None] = lambda indices: None
     grid: Callable[[np.ndarray, np.ndarray | None], np.ndarray] | None = None
 
 
@@ -59,7 +56,7 @@ def draw(drawing: Drawing, peer_timeout: float) -> pathlib.Path:
     Raises:
       UsageError: what is there is damaged, or the directory cannot be written.
     """
-    agreed = {**drawing.settings, "batch_size": drawing.batch_size, "png": drawing.png}
+    agreed = {**drawing.settings, "batch_size": drawing.generator.batch_size, "png": drawing.png}
     distributed.check_same_everywhere(agreed, "samples")
     samples = ShardedSamples(
         drawing.out,
@@ -82,7 +79,8 @@ def draw(drawing: Drawing, peer_timeout: float) -> pathlib.Path:
 @explain_out_of_memory(SMALLER_BATCHES)
 def _draw_missing(drawing: Drawing, samples: ShardedSamples, watch: distributed.Watch) -> None:
     """Files are written while the next batch is drawn."""
-    total, size = drawing.settings["num_samples"], drawing.batch_size
+    total = drawing.settings["num_samples"]
+    size = drawing.generator.batch_size_for(total)
     done, parts = distributed.on_first(samples.done), len(drawing.generator.parts())
     advanced = itertools.count()
 
@@ -93,11 +91,8 @@ def _draw_missing(drawing: Drawing, samples: ShardedSamples, watch: distributed.
     batches = draw_batches(
         drawing.generator,
         total,
-        drawing.label_of,
-        low_res_of=drawing.low_res_of,
-        seed=drawing.settings["seed"],
-        guidance=drawing.settings["guidance"],
-        batch_size=size,
+        drawing.settings["seed"],
+        drawing.inputs,
         first=done,
         on_part=on_part,
     )
@@ -125,12 +120,14 @@ def _write_batch(drawing: Drawing, samples: ShardedSamples, indices, labels, ima
 
 def _write_missing_files(drawing: Drawing, samples: ShardedSamples) -> None:
     """Writes those of a run that was first drawn without them."""
-    indices = np.arange(drawing.settings["num_samples"])
-    paths = _files(drawing, indices, drawing.label_of(indices))
+    total = drawing.settings["num_samples"]
+    indices = np.arange(total)
+    paths = _files(drawing, indices, drawing.inputs.labels(indices))
     if all(path.exists() for path in paths):
         return
     channels = drawing.model.image_shape[-1]  # One is there three times where RGB was wanted.
-    images = itertools.chain.from_iterable(samples.read_result(drawing.batch_size))
+    size = drawing.generator.batch_size_for(total)
+    images = itertools.chain.from_iterable(samples.read_result(size))
     for path, image in zip(paths, images, strict=True):
         if not path.exists():
             _write_file(path, image[..., :channels])

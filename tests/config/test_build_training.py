@@ -12,10 +12,9 @@ from iddpm_jax.config import defaults
 from iddpm_jax.config.build_data import build_source
 from iddpm_jax.config.build_diffusion import build_diffusion
 from iddpm_jax.config.build_model import build_model, follow_image_size
-from iddpm_jax.config.build_training import build_preview, build_training
+from iddpm_jax.config.build_training import build_training
 from iddpm_jax.config.check import check_config
 from iddpm_jax.config.record import MAY_CHANGE, config_from_dict
-from iddpm_jax.data import InMemorySource
 from iddpm_jax.errors import UsageError
 from iddpm_jax.recipes import cifar10_cosine, digits
 from tests import tiny
@@ -241,17 +240,6 @@ def test_config_from_dict_reads_what_an_older_version_wrote():
     values["model"]["new_key"] = 1
     with pytest.raises(ValueError, match=r"of a newer version: unknown .*model\.new_key"):
         config_from_dict(values)
-
-
-def test_build_preview_of_super_resolution_spreads_over_all_of_the_data():
-    config = _changed({"model.small_size": 4, "train.num_samples": 64})
-    images = np.arange(40, dtype=np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2)
-    source = InMemorySource(images, np.zeros(40, np.int32))
-    preview = build_preview(config, build_model(config), source, tiny.mesh(1))
-    assert preview.originals[:, 0, 0, 0].tolist() == list(range(40))
-    config.train.num_samples = 4
-    preview = build_preview(config, build_model(config), source, tiny.mesh(1))
-    assert preview.originals[:, 0, 0, 0].tolist() == [0, 10, 20, 30]
 
 
 def test_may_change_is_what_the_defaults_say():

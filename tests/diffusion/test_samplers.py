@@ -175,11 +175,34 @@ def _error_on_gaussian_data(step, count, std=0.4):
     return float(jnp.abs(x_0 - exact).max())
 
 
+@diffusion.declare(uses_noise=lambda churn=0.0, **_: churn > 0, ranges={"churn": (0, 1)})
+def heun_like_step(d, model_fn, x_t, t, noise, *, clip_denoised=True, churn=0.0):
+    """Calls the network twice: DDIM to t - 1, and again with the mean of both ends' ε.
+
+    Of the ODE dx̄ = ε dσ̄ with x̄ = x / √ᾱ and σ̄ = √(1 - ᾱ) / √ᾱ (Song et al. 2021, eq. 14).
+    """
+    del noise, churn
+    x_prev, pred_xstart = diffusion.ddim_step(d, model_fn, x_t, t, clip_denoised=clip_denoised)
+    below = jnp.maximum(t - 1, 0)
+    there = diffusion.p_mean_variance(d, model_fn, x_prev, below, clip_denoised).pred_xstart
+    eps = diffusion.predict_eps_from_xstart(d, x_t, t, pred_xstart)
+    eps += diffusion.predict_eps_from_xstart(d, x_prev, below, there)
+    root, root_prev = (
+        jnp.sqrt(diffusion.extract(table, t, x_t.ndim))
+        for table in (d.alphas_cumprod, d.alphas_cumprod_prev)
+    )
+    sigma, sigma_prev = jnp.sqrt(1 / root**2 - 1), jnp.sqrt(1 / root_prev**2 - 1)
+    corrected = root_prev * (x_t / root + (sigma_prev - sigma) * eps / 2)
+    last = (t == 0).reshape(-1, 1, 1, 1)
+    return jnp.where(last, x_prev, corrected), pred_xstart
+
+
 def test_samplers_converge_with_their_order():
     counts = (40, 80)
     for step, order, error_at_40 in (
         (diffusion.ddim_step, 1, 0.1),
         (diffusion.dpm_solver_step, 2, 0.01),
+        (heun_like_step, 2, 0.01),
     ):
         coarse, fine = (_error_on_gaussian_data(step, count) for count in counts)
         assert coarse < error_at_40
@@ -196,3 +219,40 @@ def test_sample_steps_in_parts_equal_one_loop():
         for part in timesteps.reshape(5, 5):
             carry = diffusion.sample_steps(d, _model_fn, carry, part, keys, step)
         np.testing.assert_allclose(carry[0], whole, atol=1e-5)
+
+
+@diffusion.declare(uses_noise=False, first_memory=lambda x_T: {"x_0": jnp.zeros_like(x_T)})
+def _remembering_step(d, model_fn, x_t, t, noise, *, memory):
+    """DPM-Solver++(2M) as one that keeps for itself what it looks back on."""
+    last = memory["x_0"]
+    x_prev, x_0 = diffusion.dpm_solver_step(d, model_fn, x_t, t, noise, last_xstart=last)
+    return x_prev, jnp.full_like(x_0, 7.0), {"x_0": x_0}
+
+
+def test_sample_steps_hands_a_step_what_it_remembers():
+    d, x_T = _make(), diffusion.initial_noise(_keys(2), SHAPE)
+    carry = diffusion.first_carry(_remembering_step, x_T)
+    for part in jnp.arange(24, -1, -1).reshape(5, 5):
+        carry = diffusion.sample_steps(d, _model_fn, carry, part, None, _remembering_step)
+    expected = diffusion.sample_loop(d, _model_fn, x_T, step=diffusion.dpm_solver_step)
+    np.testing.assert_allclose(carry[0], expected, atol=1e-5)
+    np.testing.assert_array_equal(carry[1], jnp.full_like(x_T, 7.0))
+    whole = diffusion.sample_loop(d, _model_fn, x_T, step=_remembering_step)
+    np.testing.assert_allclose(whole, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("plms", {}, r"unknown sampler 'plms'.*ddpm, ddim, dpm-solver\+\+, heun-like"),
+        ("ddpm", {"eta": 0.5}, "eta=0.5 is an option of ddim, not of ddpm"),
+        ("ddim", {"churn": 0.5}, "churn=0.5 is an option of heun-like, not of ddim"),
+        ("heun-like", {"churn": 1.5}, r"churn=1.5 must be in \[0, 1\]"),
+        ("ddim", {"power": 2}, "power=2 is an option of no sampler, not of ddim"),
+    ],
+)
+def test_check_sampler_knows_each_by_its_function_alone(monkeypatch, name, options, message):
+    monkeypatch.setitem(diffusion.SAMPLERS, "heun-like", heun_like_step)
+    diffusion.check_sampler("heun-like", churn=0.5)
+    with pytest.raises(ValueError, match=message):
+        diffusion.check_sampler(name, **options)

@@ -7,7 +7,9 @@ import pytest
 
 from iddpm_jax import diffusion, models
 from iddpm_jax.sampling import generator as gen
+from iddpm_jax.sampling.inputs import Inputs, in_turn
 from tests import tiny
+from tests.diffusion.test_samplers import heun_like_step
 
 CLASSES = 3
 
@@ -29,7 +31,7 @@ def _network():
 
 
 @functools.cache
-def _generator(sampler="ddpm", eta=0.0, null_label=None, devices=1):
+def _generator(sampler="ddpm", eta=0.0, null_label=None, devices=1, **options):
     model, params = _network()
     d = diffusion.make_diffusion(
         diffusion.beta_schedule("cosine", 100),
@@ -39,24 +41,30 @@ def _generator(sampler="ddpm", eta=0.0, null_label=None, devices=1):
         loss_type="mse",
         keep_timesteps=diffusion.space_timesteps(100, "10"),
     )
-    mesh = tiny.mesh(devices)
-    return gen.Generator(d, model, params, (4, 4, 1), sampler, eta, null_label, mesh)
+    return gen.Generator(
+        d=d,
+        model=model,
+        params=params,
+        image_shape=(4, 4, 1),
+        mesh=tiny.mesh(devices),
+        sampler=sampler,
+        options={"eta": eta} if eta else {},
+        null_label=null_label,
+        **options,
+    )
+
+
+def _inputs(*labels):
+    return Inputs(labels=in_turn(np.asarray(labels, np.int32)))
 
 
 def _draw(generator, count=6, batch_size=6, seed=0, guidance=1.0, labels=(0, 1, 2)):
-    rule = lambda indices: np.asarray(labels, np.int32)[indices % len(labels)]  # noqa: E731
-    batches = gen.draw_batches(
-        generator,
-        count,
-        rule,
-        seed=seed,
-        guidance=guidance,
-        batch_size=gen.batch_size_for(count, batch_size, generator.mesh),
-    )
+    generator = dataclasses.replace(generator, batch_size=batch_size, guidance=guidance)
+    batches = gen.draw_batches(generator, count, seed, _inputs(*labels))
     return np.concatenate([np.asarray(images) for _, _, images in batches])
 
 
-@pytest.mark.parametrize("sampler", list(gen.SAMPLERS))
+@pytest.mark.parametrize("sampler", list(diffusion.SAMPLERS))
 def test_draw_batches_gives_the_same_image_for_any_batch_size(sampler):
     whole = _draw(_generator(sampler))
     assert whole.shape == (6, 4, 4, 1)
@@ -91,17 +99,17 @@ def test_generator_compiles_once_for_labels_guidance_seed_and_number():
     class Network:
         apply = staticmethod(model_apply)
 
-    base = _generator("ddim", null_label=CLASSES)
-    generator = gen.Generator(
-        base.d, Network(), {}, base.image_shape, "ddim", 0.0, CLASSES, base.mesh
-    )
-    draw = generator.compile()
-    for seed, labels, guidance in ((0, [0, 1], 2.0), (5, [2, 2], 1.0), (6, [1, 0], 7.5)):
-        for _ in draw(seed, np.arange(2), np.asarray(labels, np.int32), guidance):
+    base = dataclasses.replace(_generator("ddim"), model=Network(), params={}, null_label=CLASSES)
+
+    def draw(seed, first, labels, guidance):
+        generator = dataclasses.replace(base, guidance=guidance)
+        for _ in generator.trajectory(seed, np.arange(first, first + 2), _inputs(*labels)):
             pass
+
+    for seed, labels, guidance in ((0, [0, 1], 2.0), (5, [2, 2], 1.0), (6, [1, 0], 7.5)):
+        draw(seed, 0, labels, guidance)
     traces = len(counts)
-    for _ in draw(9, np.arange(2, 4), np.zeros(2, np.int32), 3.0):
-        pass
+    draw(9, 2, [0, 0], 3.0)
     # Twice for each trace: with the label and without. `scan` may trace its body again.
     assert len(counts) == traces <= 4
 
@@ -111,7 +119,7 @@ def test_second_stage_draws_other_noise_from_the_same_seed():
     other = dataclasses.replace(base, x_T_stream=diffusion.Stream.SECOND_STAGE_X_T)
     starts = []
     for generator in (base, other):
-        carry, *_ = generator.compile()(0, np.arange(2), np.zeros(2, np.int32), 1.0)
+        carry, *_ = generator.trajectory(0, np.arange(2), _inputs(0))
         starts.append(np.asarray(carry[0]))
     assert np.abs(np.corrcoef(starts[0].ravel(), starts[1].ravel())[0, 1]) < 0.5
 
@@ -122,11 +130,11 @@ def test_guidance_of_one_is_the_conditional_model_exactly():
     assert (plain != _draw(_generator("ddim", null_label=CLASSES), guidance=4.0)).any()
 
 
-def test_classifier_free_guidance_extrapolates_the_mean_half():
-    conditional, unconditional = jnp.array([1.0, 5.0]), jnp.array([0.5, 9.0])
-    for weight, mean in ((0.0, 0.5), (1.0, 1.0), (3.0, 2.0)):
-        guided = gen.classifier_free_guidance(conditional, unconditional, weight, channels=1)
-        np.testing.assert_array_equal(guided, [mean, 5.0])
+def test_generator_draws_with_a_sampler_that_only_its_table_knows(monkeypatch):
+    monkeypatch.setitem(diffusion.SAMPLERS, "heun-like", heun_like_step)
+    images = _draw(_generator("heun-like"), count=2, batch_size=2)
+    assert images.shape == (2, 4, 4, 1)
+    assert (images != _draw(_generator("ddim"), count=2, batch_size=2)).any()
 
 
 @pytest.mark.parametrize(
@@ -144,7 +152,7 @@ def test_generator_refuses_what_no_sampler_does(options, message):
 
 def test_draw_batches_of_a_second_equal_generator_compiles_nothing():
     def draw():
-        generator = dataclasses.replace(_generator("ddim", null_label=CLASSES), eta=0.0)
+        generator = dataclasses.replace(_generator("ddim", null_label=CLASSES), options={})
         return _draw(generator, batch_size=4, guidance=2.0)
 
     first = draw()
@@ -157,9 +165,7 @@ def test_draw_batches_starts_from_the_noise_that_is_given():
     generator = _generator("ddim")
     keys = diffusion.stream_keys(7, diffusion.Stream.X_T, np.arange(2))
     noise = np.asarray(diffusion.initial_noise(keys, (4, 4, 1)))
-    options = {"seed": 0, "guidance": 1.0, "batch_size": 2}
-    given = gen.draw_all(
-        generator, 2, lambda i: np.zeros(len(i), np.int32), x_T_of=lambda i: noise[i], **options
-    )
+    inputs = dataclasses.replace(_inputs(0), x_T=in_turn(noise))
+    given = gen.draw_all(generator, 2, 0, inputs)
     np.testing.assert_array_equal(given, _draw(generator, 2, 2, seed=7, labels=(0,)))
     assert (given != _draw(generator, 2, 2, labels=(0,))).any()

@@ -14,8 +14,7 @@ from tests.test_trained import trained_model
 @pytest.fixture
 def options(tmp_path):
     model = trained_model()
-    generator = model.generator("ddim", "", 0.0, 1.0)
-    return pictures.Options(model, generator, None, 1.0, 0, tmp_path, batch_size=8)
+    return pictures.Options(model, model.generator("ddim", batch_size=8), None, 0, tmp_path)
 
 
 def _source(count: int, class_names=()):
@@ -36,13 +35,13 @@ def test_write_forward_takes_what_images_there_are(options, source, rows):
 
 def test_pictures_are_drawn_in_batches(options, monkeypatch):
     sizes = []
-    start = generator.Generator._start
+    trajectory = generator.Generator.trajectory
 
-    def noted(self, seed, indices):
+    def noted(self, seed, indices, *args):
         sizes.append(len(indices))
-        return start(self, seed, indices)
+        return trajectory(self, seed, indices, *args)
 
-    monkeypatch.setattr(generator.Generator, "_start", noted)
+    monkeypatch.setattr(generator.Generator, "trajectory", noted)
     pictures.write_film(options)
     assert sizes == [8] * 13
     pictures.write_interpolation(options, (0, 1))

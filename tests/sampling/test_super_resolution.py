@@ -1,8 +1,6 @@
 import numpy as np
 
-from iddpm_jax import diffusion, models
-from iddpm_jax.sampling.super_resolution import SuperResolutionPreview, bilinear, comparison_grid
-from tests import tiny
+from iddpm_jax.sampling.super_resolution import bilinear, comparison_grid
 
 
 def test_bilinear_keeps_what_is_constant_and_interpolates_the_rest():
@@ -27,25 +25,3 @@ def test_comparison_grid_puts_several_groups_into_a_row():
     grid = comparison_grid(np.zeros((11, 4, 4, 1), np.uint8), np.zeros((11, 32, 32, 1), np.uint8))
     assert grid.shape == (6 * 34 + 2, 6 * 34 + 2, 3)
     assert (grid[-34 + 16, -34 + 16] == 255).all()  # There are only eleven.
-
-
-class Enlarging:
-    """A network, quickly compiled, whose x_0 is the low-resolution image made larger."""
-
-    @staticmethod
-    def apply(variables, x, timesteps, y, low_res):
-        return variables["params"] * models.upsample_bilinear(low_res, x.shape)
-
-
-def test_preview_compiles_once_and_draws_the_same_in_chunks():
-    types = {"mean_type": "x_start", "var_type": "fixed_large", "loss_type": "mse"}
-    d = diffusion.make_diffusion(diffusion.beta_schedule("cosine", 4), **types)
-    originals = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.uint8)
-    options = (d, Enlarging(), models.LowRes(4, noise=0.1), originals, None, 0, tiny.mesh(1))
-    chunked = SuperResolutionPreview(*options, batch_size=2)
-    first = chunked.make()(np.float32(1))
-    with tiny.compilations() as compilations:
-        np.testing.assert_array_equal(first, chunked.make()(np.float32(1)))
-    assert compilations == []
-    whole = SuperResolutionPreview(*options).make()(np.float32(1))
-    assert np.abs(first.astype(int) - whole).max() <= 1

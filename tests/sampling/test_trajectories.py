@@ -72,17 +72,18 @@ def test_interpolate_refuses_samplers_that_add_noise(options):
 
 
 def _reverse(batch_size=0):
-    x_t, x_0 = tr.reverse_process(_generator("ddim"), 4, LABELS, 3, seed=0, batch_size=batch_size)
+    generator = _generator("ddim", batch_size=batch_size)
+    x_t, x_0 = tr.reverse_process(generator, 4, LABELS, 3, seed=0)
     return np.concatenate([x_t, x_0])
 
 
 def _interpolated(batch_size=0):
-    return tr.interpolate(_generator("ddim"), (0, 5), 4, LABELS[:2], batch_size=batch_size)
+    return tr.interpolate(_generator("ddim", batch_size=batch_size), (0, 5), 4, LABELS[:2])
 
 
 def _inverted(batch_size=0):
     images = np.arange(48, dtype=np.uint8).reshape(3, 4, 4, 1) * 5
-    noise, back = tr.invert(_generator("ddim"), images, LABELS, batch_size=batch_size)
+    noise, back = tr.invert(_generator("ddim", batch_size=batch_size), images, LABELS)
     assert noise.shape == images.shape
     return back
 

@@ -13,6 +13,7 @@ from iddpm_jax.errors import UsageError
 from iddpm_jax.files.output_directory import lock_and_record
 from iddpm_jax.files.shards import ShardedSamples
 from iddpm_jax.sampling import generator, write_samples
+from iddpm_jax.sampling.inputs import Inputs
 from iddpm_jax.sampling.write_samples import Drawing, draw
 from tests.test_trained import trained_model
 
@@ -24,10 +25,10 @@ def model():
     return trained_model()
 
 
-def _drawing(model, out, **changes):
+def _drawing(model, out, batch_size=8, **changes):
     settings = {"num_samples": COUNT, "seed": 0, "guidance": 1.0, "rgb": False}
-    generator = model.generator("ddim", "", 0.0, 1.0)
-    drawing = Drawing(model, generator, settings, out, model.label_rule(None), batch_size=8)
+    generator = model.generator("ddim", batch_size=batch_size)
+    drawing = Drawing(model, generator, settings, out, Inputs(labels=model.label_rule(None)))
     return dataclasses.replace(drawing, **changes)
 
 
@@ -57,7 +58,7 @@ def test_draw_makes_no_path_of_a_name_from_a_file(model, tmp_path):
 def test_draw_adds_single_files_to_what_is_there(model, whole, tmp_path, monkeypatch):
     out = shutil.copytree(whole, tmp_path / "out")
     before = (out / "samples.npz").read_bytes()
-    monkeypatch.setattr(generator.Generator, "compile", None)  # Nothing is drawn again.
+    monkeypatch.setattr(generator.Generator, "trajectory", None)  # Nothing is drawn again.
     _draw(_drawing(model, out, png=True))
     assert (out / "samples.npz").read_bytes() == before
     with np.load(out / "samples.npz") as samples:
@@ -128,10 +129,8 @@ def test_drawing_says_what_helps_when_memory_runs_out(monkeypatch):
     monkeypatch.setattr(write_samples.distributed, "on_first", lambda call: 0)
     asked = types.SimpleNamespace(
         settings={"num_samples": 4, "seed": 0, "guidance": 1.0},
-        batch_size=2,
-        generator=types.SimpleNamespace(parts=lambda: [0]),
-        label_of=None,
-        low_res_of=None,
+        generator=types.SimpleNamespace(parts=lambda: [0], batch_size_for=lambda total: 2),
+        inputs=None,
     )
     with pytest.raises(UsageError, match=r"9\.00 GiB.*smaller --batch_size needs less"):
         write_samples._draw_missing(asked, types.SimpleNamespace(done=None), None)

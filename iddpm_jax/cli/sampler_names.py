@@ -1,0 +1,16 @@
+"""The names of the samplers, for `--help` and refusals, which do not wait for JAX."""
+
+import ast
+import pathlib
+
+import iddpm_jax
+
+
+def sampler_names() -> list[str]:
+    """The keys of `diffusion.SAMPLERS`, read from the text of the file that has them."""
+    path = pathlib.Path(iddpm_jax.__file__).parent / "diffusion" / "samplers.py"
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+        match statement:
+            case ast.AnnAssign(target=ast.Name("SAMPLERS"), value=ast.Dict(keys)):
+                return [ast.literal_eval(key) for key in keys]
+    raise AssertionError(f"{path} has no table SAMPLERS")
