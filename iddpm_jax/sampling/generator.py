@@ -24,8 +24,8 @@ from iddpm_jax.distributed import replicate, to_devices
 from iddpm_jax.distributed.mesh import batch_sharding, replicated
 from iddpm_jax.sampling.inputs import Inputs
 
-# A trajectory is cut into so many compiled parts at most, between which progress is shown.
-_MAX_PARTS = 10
+# A trajectory is cut into so many parts of one length, between which progress is shown.
+_FEWEST_PARTS, _MOST_PARTS = 5, 10
 
 # x_t and the x_0 predicted last, `[B, H, W, C]` each, and what else a sampler's steps hand on.
 Carry = tuple[Any, ...]
@@ -125,10 +125,10 @@ class Generator:
     def parts(self, count: int = 0) -> list[np.ndarray]:
         """The timesteps in the order they are taken, cut into `count` parts.
 
-        By default into as many equal parts, up to ten, as there can be.
+        By default all parts are equal, so that there is one program to compile.
         """
         steps = self.d.num_timesteps
-        count = count or max(n for n in range(1, _MAX_PARTS + 1) if steps % n == 0)
+        count = count or _num_equal_parts(steps)
         return np.array_split(np.arange(steps - 1, -1, -1, dtype=np.int32), min(count, steps))
 
     def trajectory(
@@ -225,6 +225,13 @@ class Generator:
             step=step,
             options=tuple(sorted(options.items())),
         )
+
+
+def _num_equal_parts(steps: int) -> int:
+    """Five to ten where that can be, else the next larger number, for a prime one all steps."""
+    divisors = [n for n in range(1, steps + 1) if steps % n == 0]
+    few = max(n for n in divisors if n <= _MOST_PARTS)
+    return few if few >= _FEWEST_PARTS else min(n for n in divisors if n > few or n == steps)
 
 
 def batch_size_for(num_samples: int, batch_size: int, mesh: Mesh) -> int:

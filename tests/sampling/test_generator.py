@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -112,6 +113,29 @@ def test_generator_compiles_once_for_labels_guidance_seed_and_number():
     draw(9, 2, [0, 0], 3.0)
     # Twice for each trace: with the label and without. `scan` may trace its body again.
     assert len(counts) == traces <= 4
+
+
+@pytest.mark.parametrize(
+    ("steps", "count"),
+    [
+        (1, 1),
+        (3, 3),
+        (10, 10),
+        (22, 11),
+        (25, 5),
+        (26, 13),
+        (33, 11),
+        (37, 37),
+        (50, 10),
+        (998, 499),
+    ],
+)
+def test_parts_are_equal_and_several(steps, count):
+    d = types.SimpleNamespace(num_timesteps=steps)
+    parts = dataclasses.replace(_generator(), d=d).parts()
+    assert len(parts) == count
+    assert {len(part) for part in parts} == {steps // count}
+    np.testing.assert_array_equal(np.concatenate(parts), np.arange(steps)[::-1])
 
 
 def test_second_stage_draws_other_noise_from_the_same_seed():
