@@ -22,9 +22,8 @@ from absl import app, flags, logging
 from PIL import Image
 
 from iddpm_jax.config.build_data import build_source
-from iddpm_jax.config.build_diffusion import build_diffusion, build_timestep_sampler
 from iddpm_jax.config.build_model import build_model
-from iddpm_jax.config.build_training import build_learning_rate, build_optimizer
+from iddpm_jax.config.build_training import build_objective, build_optimizer
 from iddpm_jax.data import DataOptions, InMemorySource, load_source, make_batches, packing
 from iddpm_jax.data.images import decode_image
 from iddpm_jax.data.packed_writer import PackedWriter
@@ -101,16 +100,10 @@ def torch_rate(loader) -> float:
 
 def waiting_share(config, source, steps: int) -> dict[str, float]:
     """How long a step takes with the pipeline, and with one batch that is on the devices."""
-    model, d, mesh = (
-        build_model(config),
-        build_diffusion(config),
-        make_mesh(),
-    )
-    optimizer = build_optimizer(config)
-    sampler = build_timestep_sampler(config)
-    init, _ = make_init(d, model, optimizer, sampler, mesh)
-    state = init(jax.random.key(0))
-    step = make_train_step(d, model, optimizer, sampler, build_learning_rate(config), mesh, seed=0)
+    model, mesh = build_model(config), make_mesh()
+    parts = (build_objective(config), model, build_optimizer(config), mesh)
+    init, _ = make_init(*parts)
+    state, step = init(jax.random.key(0)), make_train_step(*parts)
     iterator = make_batches(
         source, batch_size=config.train.batch_size, seed=0, num_workers=_WORKERS.value
     )

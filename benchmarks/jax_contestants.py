@@ -9,12 +9,12 @@ import numpy as np
 from benchmarks import flops
 from iddpm_jax import diffusion as dm
 from iddpm_jax import models
-from iddpm_jax.config.build_diffusion import build_diffusion, build_process, build_timestep_sampler
+from iddpm_jax.config.build_diffusion import build_diffusion
 from iddpm_jax.config.build_model import build_low_res, build_model
-from iddpm_jax.config.build_training import build_learning_rate, build_optimizer
+from iddpm_jax.config.build_training import build_objective, build_optimizer
 from iddpm_jax.config.recipes import packaged_recipe
 from iddpm_jax.distributed.mesh import make_mesh, shard_batch
-from iddpm_jax.training.step import make_init, make_train_step
+from iddpm_jax.training.step import StepOptions, make_init, make_train_step
 
 
 def examples(config, batch: int) -> dict[str, np.ndarray]:
@@ -29,17 +29,10 @@ def examples(config, batch: int) -> dict[str, np.ndarray]:
 
 def build_train_step(config, model, mesh):
     """A recipe's jitted step, the jitted start of its state, and that state in the abstract."""
-    optimizer, sampler = build_optimizer(config), build_timestep_sampler(config)
-    parts = (build_process(config), model, optimizer, sampler)
-    init, abstract = make_init(*parts, mesh)
-    step = make_train_step(
-        *parts,
-        build_learning_rate(config),
-        mesh,
-        seed=0,
-        microbatch=config.train.microbatch,
-        low_res=build_low_res(config),
-    )
+    parts = (build_objective(config), model, build_optimizer(config), mesh)
+    options = StepOptions(microbatch=config.train.microbatch, low_res=build_low_res(config))
+    step = make_train_step(*parts, options)
+    init, abstract = make_init(*parts, options)
     return step, init, abstract
 
 

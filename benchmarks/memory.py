@@ -17,10 +17,9 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from benchmarks.jax_contestants import build_train_step, examples
-from iddpm_jax import diffusion as dm
 from iddpm_jax import models
-from iddpm_jax.config.build_diffusion import build_process
 from iddpm_jax.config.build_model import build_low_res, build_model
+from iddpm_jax.config.build_training import build_objective
 from iddpm_jax.config.recipes import packaged_recipe
 from iddpm_jax.distributed.mesh import make_mesh
 
@@ -43,7 +42,7 @@ _COLUMNS = ("step", "step, microbatch=1", "kept", "kept, use_checkpoint")
 
 def kept_activations(config) -> int:
     """Bytes that one image adds to what the gradient keeps from the way there."""
-    model, d = build_model(config), build_process(config)
+    model, objective = build_model(config), build_objective(config)
     low_res = build_low_res(config)
 
     def residuals(params, images, labels):
@@ -63,7 +62,8 @@ def kept_activations(config) -> int:
                     rngs={"dropout": keys[0]},
                 )
 
-            return dm.training_losses(d, model_fn, images, t, images)["loss"].mean()
+            examples = {"image": images, "t": t, "noise": images}
+            return objective.losses(model_fn, examples)["loss"].mean()
 
         return jax.vjp(loss, params)[1]
 

@@ -55,8 +55,8 @@ def main() -> None:
                 MAY_CHANGE,
                 defaults.get_config().to_dict(),
             )
-            if run.class_names:
-                workdir.write_labels(directory, run.class_names)
+            if run.data.class_names:
+                workdir.write_labels(directory, run.data.class_names)
 
         distributed.on_first(open_workdir)
         compilation_cache.enable(directory.parent)

@@ -98,10 +98,10 @@ def test_bad_values_are_refused(changes, message):
 
 def test_the_networks_input_has_variance_1_at_all_times():
     training = build_training(digits_continuous.get_config())
-    images = next(training.batches)["image"]
-    x = np.asarray(training.standardize(images))
+    images = next(training.data.batches)["image"]
+    x = np.asarray(training.step.standardize(images))
     assert x.std() == pytest.approx(1, abs=0.05)
-    t, weights = training.timestep_sampler.sample((), jax.random.key(0), 1000)
+    t, weights = training.objective.timestep_sampler.sample((), jax.random.key(0), 1000)
     assert 0 <= t.min() < 0.01 < 0.99 < t.max() < 1
     assert (weights == 1).all()
 

@@ -12,16 +12,15 @@ import torch
 
 import iddpm_jax
 from iddpm_jax import models
-from iddpm_jax.config.build_diffusion import build_diffusion, build_timestep_sampler
 from iddpm_jax.config.build_model import build_model
 from iddpm_jax.config.build_state import restore_state
-from iddpm_jax.config.build_training import build_learning_rate, build_optimizer
+from iddpm_jax.config.build_training import build_objective, build_optimizer
 from iddpm_jax.config.record import config_from_dict
 from iddpm_jax.files.workdir import lock, read_config
 from iddpm_jax.recipes import cifar10_cosine
 from iddpm_jax.training import metrics as mt
 from iddpm_jax.training.optimizer import get_moments
-from iddpm_jax.training.step import initial_metrics, make_update
+from iddpm_jax.training.step import TrainStep
 from tests.commands import TINY, run
 from tests.reference import channels_last, filler_weight, relative_error
 
@@ -76,26 +75,20 @@ def _restore(workdir):
 @pytest.mark.parity
 def test_import_continues_as_the_reference_does(golden, imported):
     state, config, model = _restore(imported)
-    d, arrays = build_diffusion(config), golden.npz("torch_run")
-    learning_rate = build_learning_rate(config)
-    update = jax.jit(
-        make_update(
-            d,
-            model,
-            build_optimizer(config),
-            build_timestep_sampler(config),
-            learning_rate,
-        )
-    )
+    objective, arrays = build_objective(config), golden.npz("torch_run")
+    update = jax.jit(TrainStep(objective, model, build_optimizer(config)).update)
     for i, loss in enumerate(arrays["loss"]):
-        examples = {
+        batch = {
             "image": channels_last(arrays["x"][i]),
+            "label": arrays["y"][i].astype(np.int32),
+        }
+        drawn = {
             "noise": channels_last(arrays["noise"][i]),
             "t": arrays["t"][i].astype(np.int32),
-            "label": arrays["y"][i].astype(np.int32),
             "weights": np.ones(len(arrays["t"][i]), np.float32),
         }
-        state = update(state.replace(metrics=initial_metrics(d)), examples, jax.random.key(0))
+        state = state.replace(metrics=mt.initial_metrics(objective))
+        state = update(state, batch, drawn, jax.random.key(0))
         error = relative_error(mt.compute(state.metrics)["loss"], loss)
         assert golden.report("imported run: loss", error) <= STEPS
     probe = channels_last(arrays["probe"])

@@ -36,8 +36,8 @@ def test_recipe_is_the_model_that_it_says():
 
 def test_recipe_on_digits_trains():
     training = build_training(digits_mnist14.get_config())
-    assert training.image_shape == (8, 8, 1)
-    assert next(training.batches)["image"].shape == (128, 8, 8, 1)
+    assert training.data.image_shape == (8, 8, 1)
+    assert next(training.data.batches)["image"].shape == (128, 8, 8, 1)
 
 
 def test_benchmark_times_every_part(small):

@@ -9,10 +9,11 @@ import numpy as np
 
 from iddpm_jax import models
 from iddpm_jax.config.build_training import build_training
-from iddpm_jax.distributed.mesh import make_mesh, shard_batch, split_batch
+from iddpm_jax.distributed.mesh import make_mesh, shard_batch
+from iddpm_jax.distributed.pmap import split_batch
 from iddpm_jax.recipes import digits
 from iddpm_jax.training.identity import RunIdentity
-from iddpm_jax.training.step import make_init, make_train_step
+from iddpm_jax.training.step import StepOptions, make_init, make_train_step
 
 BATCH = 16
 RUN = RunIdentity({})  # Of checkpoints for which it does not matter whose they are.
@@ -72,20 +73,13 @@ def train_step(
 @functools.cache
 def _train_step(devices, microbatch, max_nonfinite_steps, data_parallel, shard_optimizer):
     run = training()
-    abstract = abstract_state(devices, shard_optimizer)
-    return make_train_step(
-        run.diffusion,
-        run.model,
-        run.optimizer,
-        run.timestep_sampler,
-        run.learning_rate,
-        mesh(devices),
-        seed=0,
+    options = StepOptions(
         microbatch=microbatch,
         max_nonfinite_steps=max_nonfinite_steps,
         data_parallel=data_parallel,
-        state_sharding=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+        shard_optimizer=shard_optimizer,
     )
+    return make_train_step(run.objective, run.model, run.optimizer, mesh(devices), options)
 
 
 def init(devices: int, shard_optimizer: bool = False):
@@ -98,9 +92,8 @@ def abstract_state(devices: int, shard_optimizer: bool = False):
 
 @functools.cache
 def _init(devices: int, shard_optimizer: bool):
-    run = training()
-    parts = (run.diffusion, run.model, run.optimizer, run.timestep_sampler, mesh(devices))
-    return make_init(*parts, shard_optimizer)
+    run, options = training(), StepOptions(shard_optimizer=shard_optimizer)
+    return make_init(run.objective, run.model, run.optimizer, mesh(devices), options)
 
 
 def batch(step: int, devices: int, data_parallel: str = "jit") -> dict[str, jax.Array]:

@@ -1,4 +1,4 @@
-"""From a configuration to the diffusion process: part of `factory`, and checked as it is."""
+"""From the section `diffusion` of a configuration to the process, checked."""
 
 import ml_collections
 import numpy as np
@@ -43,27 +43,8 @@ def is_continuous(config: ml_collections.ConfigDict) -> bool:
     return process == "continuous"
 
 
-def build_process(
-    config: ml_collections.ConfigDict,
-) -> dm.GaussianDiffusion | dm.ContinuousDiffusion:
-    """What is trained: the discrete process with all of its steps, or the continuous one.
-
-    Raises:
-      UsageError: a key of `diffusion` cannot be used, or not with these data.
-    """
-    if is_continuous(config):
-        return _continuous(config)
-    wrong = [key for key in ("learn_sigma", "use_kl") if config.diffusion[key]]
-    if config.data.standardize and wrong:
-        raise UsageError(
-            f"diffusion.{wrong[0]}=True trains on a bound of 8-bit levels, which are not 2/255 "
-            f"apart where data.standardize=True: set diffusion.{wrong[0]}=False, or "
-            "data.standardize=False"
-        )
-    return build_diffusion(config)
-
-
-def _continuous(config: ml_collections.ConfigDict) -> dm.ContinuousDiffusion:
+def build_continuous(config: ml_collections.ConfigDict) -> dm.ContinuousDiffusion:
+    """The process in continuous time; UsageError if a key of `diffusion` cannot be used with it."""
     c = config.diffusion
     wrong = [key for key in ("learn_sigma", "use_kl", "predict_xstart") if c[key]]
     if wrong:
@@ -91,7 +72,7 @@ def build_diffusion(
     c = config.diffusion
     if is_continuous(config):
         steps = dm.count_of_continuous_steps(respacing) if respacing else c.steps
-        return dm.discretise(_continuous(config), steps)
+        return dm.discretise(build_continuous(config), steps)
     if c.loss != "l2":
         raise UsageError(f"diffusion.loss={c.loss!r} is for diffusion.process='continuous'")
     if c.use_kl:
@@ -122,15 +103,3 @@ def build_diffusion(
         rescale_timesteps=c.rescale_timesteps,
         keep_timesteps=keep,
     )
-
-
-def build_timestep_sampler(config: ml_collections.ConfigDict) -> dm.TimestepSampler:
-    """How training draws its timesteps."""
-    if is_continuous(config):
-        if config.train.schedule_sampler != "uniform":
-            raise UsageError(
-                f"train.schedule_sampler={config.train.schedule_sampler!r}: in continuous time "
-                "only 'uniform'"
-            )
-        return dm.uniform_times()
-    return dm.timestep_sampler(config.train.schedule_sampler, config.diffusion.steps)

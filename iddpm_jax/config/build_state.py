@@ -4,9 +4,8 @@ import pathlib
 
 import ml_collections
 
-from iddpm_jax.config.build_diffusion import build_process, build_timestep_sampler
 from iddpm_jax.config.build_model import build_model
-from iddpm_jax.config.build_training import build_optimizer
+from iddpm_jax.config.build_training import build_objective, build_optimizer
 from iddpm_jax.config.record import run_identity
 from iddpm_jax.distributed.mesh import make_mesh
 from iddpm_jax.files.workdir import known_labels
@@ -17,14 +16,8 @@ from iddpm_jax.training.step import make_init
 
 def build_abstract_state(config: ml_collections.ConfigDict) -> TrainState:
     """Shapes, dtypes and shardings of the state of training; its data are not needed."""
-    _, abstract = make_init(
-        build_process(config),
-        build_model(config),
-        build_optimizer(config),
-        build_timestep_sampler(config),
-        make_mesh(),
-    )
-    return abstract
+    objective, optimizer = build_objective(config), build_optimizer(config)
+    return make_init(objective, build_model(config), optimizer, make_mesh())[1]
 
 
 def restore_state(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> TrainState:

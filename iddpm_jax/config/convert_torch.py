@@ -9,10 +9,9 @@ import ml_collections
 
 from iddpm_jax import models
 from iddpm_jax.config import defaults
-from iddpm_jax.config.build_diffusion import build_timestep_sampler
 from iddpm_jax.config.build_model import build_model
 from iddpm_jax.config.build_state import build_abstract_state, restore_state
-from iddpm_jax.config.build_training import build_learning_rate
+from iddpm_jax.config.build_training import build_learning_rate, build_objective
 from iddpm_jax.config.recipes import load_recorded, packaged_recipe
 from iddpm_jax.config.record import config_from_values, flat_config, run_identity
 from iddpm_jax.errors import UsageError
@@ -76,7 +75,7 @@ def import_run(request: ImportRequest) -> None:
     step = training_steps(files, request.step, found.published)
     values = {**found.values, **_training_values(request, flags, found, files, run, step)}
     config = config_from_values(values)
-    sampler_state = build_timestep_sampler(config).init()
+    sampler_state = build_objective(config).timestep_sampler.init()
     state = to_state(run, model, step, build_abstract_state(config), sampler_state)
     record = describe_import(files, found.published, step, source)
     print(f"writing {workdir}")

@@ -10,8 +10,8 @@ from iddpm_jax.diffusion.continuous import (
     add_noise,
     discretise,
     make_continuous,
+    noise_loss,
     rates,
-    uniform_times,
 )
 from iddpm_jax.diffusion.gaussian import (
     PMeanVariance,
@@ -84,7 +84,11 @@ from iddpm_jax.diffusion.tables import (
     VarType,
     make_diffusion,
 )
-from iddpm_jax.diffusion.timestep_samplers import TimestepSampler, timestep_sampler
+from iddpm_jax.diffusion.timestep_samplers import (
+    TimestepSampler,
+    timestep_sampler,
+    uniform_times,
+)
 
 __all__ = [
     "REFERENCE_NUM_TIMESTEPS",
@@ -130,6 +134,7 @@ __all__ = [
     "mean_flat",
     "model_timestep",
     "needs_noise",
+    "noise_loss",
     "normal_kl",
     "p_mean_variance",
     "p_mean_variance_from_output",

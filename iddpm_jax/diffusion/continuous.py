@@ -19,10 +19,8 @@ import numpy as np
 
 from iddpm_jax.diffusion.gaussian import ModelFn
 from iddpm_jax.diffusion.likelihood import mean_flat
-from iddpm_jax.diffusion.losses import training_loss_names, training_losses
 from iddpm_jax.diffusion.schedules import REFERENCE_NUM_TIMESTEPS
 from iddpm_jax.diffusion.tables import GaussianDiffusion, make_diffusion
-from iddpm_jax.diffusion.timestep_samplers import TimestepSampler
 from iddpm_jax.errors import UsageError
 
 # How much of the signal is there at t = 0, and how much is left at t = 1, of the offset cosine.
@@ -44,9 +42,6 @@ class ContinuousDiffusion:
 
     schedule: str
     loss: NoiseLoss
-
-    # Times are not counted; where steps are, such as in quartiles of time, there is one unit.
-    num_timesteps = 1
 
 
 def make_continuous(schedule: str, loss: NoiseLoss | str) -> ContinuousDiffusion:
@@ -121,35 +116,26 @@ def add_noise(
     return signal * x_start + sigma * noise
 
 
-@training_losses.register
-def _(
+def noise_loss(
     c: ContinuousDiffusion,
     model_fn: ModelFn,
     x_start: jax.Array,
     t: jax.Array,
     noise: jax.Array,
-) -> dict[str, jax.Array]:
-    """|ε - ε_θ(x_t)| or its square, the mean over each image; t is float32 `[B]` in [0, 1]."""
+) -> jax.Array:
+    """The training loss of each example, `[B]`: the mean over its image of |ε - ε_θ(x_t)| or of
+    its square.
+
+    Args:
+      model_fn: `(x_t [B, H, W, C], timestep [B] float32) -> ε_θ [B, H, W, C]`; called once.
+      x_start: `[B, H, W, C]`.
+      t: float32 `[B]` in [0, 1].
+      noise: standard normal, of x_start's shape.
+    """
     x_t = add_noise(c, x_start, t, noise)
     error = noise - model_fn(x_t, continuous_timestep(rates(c, t)[1]))
     measure = jnp.abs if c.loss is NoiseLoss.L1 else jnp.square
-    loss = mean_flat(measure(error))
-    return {"loss": loss, str(c.loss): loss}
-
-
-@training_loss_names.register
-def _(c: ContinuousDiffusion) -> tuple[str, ...]:
-    return ("loss", str(c.loss))
-
-
-def uniform_times() -> TimestepSampler:
-    """Draws times uniformly from [0, 1); weights 1; nothing to remember."""
-
-    def sample(state, key, batch):
-        del state
-        return jax.random.uniform(key, (batch,)), jnp.ones(batch, jnp.float32)
-
-    return TimestepSampler(init=lambda: (), sample=sample, update=lambda state, t, losses: state)
+    return mean_flat(measure(error))
 
 
 def discretise(c: ContinuousDiffusion, num_steps: int) -> GaussianDiffusion:

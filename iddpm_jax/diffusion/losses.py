@@ -3,8 +3,6 @@
 Axis letters: B batch, H W C image, T diffusion steps. Losses are per example, `[B]`.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -21,7 +19,6 @@ from iddpm_jax.diffusion.schedules import REFERENCE_NUM_TIMESTEPS
 from iddpm_jax.diffusion.tables import GaussianDiffusion, LossType, MeanType
 
 
-@functools.singledispatch
 def training_losses(
     d: GaussianDiffusion,
     model_fn: ModelFn,
@@ -65,7 +62,6 @@ def training_losses(
     return {"loss": sum(terms.values()), **terms}
 
 
-@functools.singledispatch
 def training_loss_names(d: GaussianDiffusion) -> tuple[str, ...]:
     """The keys of what `training_losses` returns."""
     if d.loss_type.is_vb:

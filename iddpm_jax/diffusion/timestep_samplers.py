@@ -5,7 +5,7 @@ Axis letters: B batch, T diffusion steps.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +13,50 @@ import jax.numpy as jnp
 from iddpm_jax.errors import UsageError
 
 
+class InitFn(Protocol):
+    """The `init` of a timestep sampler."""
+
+    def __call__(self) -> Any:
+        """Returns the state before the first step: a pytree of arrays, maybe an empty one."""
+
+
+class SampleFn(Protocol):
+    """The `sample` of a timestep sampler."""
+
+    def __call__(self, state: Any, key: jax.Array, batch: int) -> tuple[jax.Array, jax.Array]:
+        """Draws the timesteps of a batch.
+
+        Args:
+          state: what `init` or the latest `update` returned.
+          key: a random key.
+          batch: B.
+
+        Returns:
+          t, int32 `[B]` in [0, T), in continuous time float32 `[B]` in [0, 1); and importance
+          weights, float32 `[B]`: the mean over the batch of weights · loss is an unbiased
+          estimate of the mean loss over all timesteps.
+        """
+
+
+class UpdateFn(Protocol):
+    """The `update` of a timestep sampler."""
+
+    def __call__(self, state: Any, t: jax.Array, losses: jax.Array) -> Any:
+        """Returns the state of the next step.
+
+        Args:
+          state: the one that `sample` saw.
+          t: what it drew, `[B]`.
+          losses: of the examples at these timesteps, `[B]`, without weights.
+        """
+
+
 class TimestepSampler(NamedTuple):
-    """A distribution over timesteps with unbiased importance weights.
+    """A distribution over timesteps: three pure functions."""
 
-    init: `() -> state`.
-    sample: `(state, key, batch) -> (t int32 [B], weights float32 [B])`; the mean over the
-      batch of weights · loss estimates the mean loss over all timesteps.
-    update: `(state, t [B], losses [B]) -> state`, with unweighted losses.
-    """
-
-    init: Callable[[], Any]
-    sample: Callable[[Any, jax.Array, int], tuple[jax.Array, jax.Array]]
-    update: Callable[[Any, jax.Array, jax.Array], Any]
+    init: InitFn
+    sample: SampleFn
+    update: UpdateFn
 
 
 def uniform(num_timesteps: int) -> TimestepSampler:
@@ -34,6 +66,16 @@ def uniform(num_timesteps: int) -> TimestepSampler:
         del state
         t = jax.random.randint(key, (batch,), 0, num_timesteps, jnp.int32)
         return t, jnp.ones(batch, jnp.float32)
+
+    return TimestepSampler(init=lambda: (), sample=sample, update=lambda state, t, losses: state)
+
+
+def uniform_times() -> TimestepSampler:
+    """Times in [0, 1), uniformly, for continuous time; weights 1; nothing to remember."""
+
+    def sample(state, key, batch):
+        del state
+        return jax.random.uniform(key, (batch,)), jnp.ones(batch, jnp.float32)
 
     return TimestepSampler(init=lambda: (), sample=sample, update=lambda state, t, losses: state)
 
@@ -62,8 +104,8 @@ def loss_second_moment(
 
     def update(state, t, losses):
         # A timestep that occurs several times gets all of its losses, in the batch's order: the
-        # i-th of them goes to the i-th place behind what is there, and what then sticks out
-        # over the end pushes out the oldest.
+        # i-th of them goes to the i-th column behind those that are filled, and as many as do
+        # not fit any more push out the oldest.
         counts = state["counts"]
         order = jnp.argsort(t, stable=True)
         t, losses = t[order], losses[order]
@@ -73,11 +115,11 @@ def loss_second_moment(
 
         source = jnp.arange(history) + pushed_out[:, None]
         kept = jnp.take_along_axis(state["history"], jnp.minimum(source, history - 1), axis=1)
-        place = counts[t] + rank - pushed_out[t]
-        # Losses that are pushed out by later ones of the same batch have nowhere to go.
-        place = jnp.where(place < 0, history, place)
+        column = counts[t] + rank - pushed_out[t]
+        # A loss that later ones of the same batch push out is written past the end: dropped.
+        column = jnp.where(column < 0, history, column)
         return {
-            "history": kept.at[t, place].set(losses, mode="drop"),
+            "history": kept.at[t, column].set(losses, mode="drop"),
             "counts": jnp.minimum(filled, history),
         }
 

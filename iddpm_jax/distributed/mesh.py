@@ -58,28 +58,6 @@ def shard_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Ar
     }
 
 
-def split_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Puts this process's part of a batch onto its devices as `pmap` takes it, `[device, …]`."""
-    local = make_mesh(mesh.local_devices)
-    count = len(mesh.local_devices)
-    return {
-        name: jax.device_put(value.reshape(count, -1, *value.shape[1:]), batch_sharding(local))
-        for name, value in batch.items()
-    }
-
-
-def on_all_processes(mesh: Mesh, tree: Any) -> Any:
-    """What `pmap` left on this process's devices, the same on all, as global arrays."""
-    if jax.process_count() == 1:
-        return tree
-
-    def to_global(leaf: jax.Array) -> jax.Array:
-        parts = [shard.data for shard in leaf.addressable_shards]
-        return jax.make_array_from_single_device_arrays(leaf.shape, replicated(mesh), parts)
-
-    return jax.tree.map(to_global, tree)
-
-
 def on_this_process(tree: Any) -> Any:
     """What this process has of arrays that are on every device, on a mesh of its own devices."""
     if jax.process_count() == 1:

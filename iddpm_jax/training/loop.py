@@ -12,7 +12,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from clu import parameter_overview
 from jax.sharding import Mesh
 
@@ -20,18 +19,21 @@ from iddpm_jax import diffusion as dm
 from iddpm_jax.data import BatchIterator
 from iddpm_jax.distributed import SharedFlag, Watch, replicate, to_devices
 from iddpm_jax.distributed.interrupt import StopRequest
-from iddpm_jax.distributed.mesh import on_this_process, replicated, shard_batch, split_batch
+from iddpm_jax.distributed.mesh import on_this_process, replicated, shard_batch
+from iddpm_jax.distributed.pmap import split_batch
 from iddpm_jax.errors import UsageError, explain_out_of_memory
 from iddpm_jax.files.pictures import save_png
 from iddpm_jax.training import loss_scale
 from iddpm_jax.training import metrics as mt
 from iddpm_jax.training.checkpoints import Checkpoints, RunIdentity
 from iddpm_jax.training.divergence import Divergence
+from iddpm_jax.training.objective import Objective
+from iddpm_jax.training.optimizer import Optimizer
 from iddpm_jax.training.pace import Pace
 from iddpm_jax.training.prefetch import DataError, DeviceBatches
 from iddpm_jax.training.progress import Progress
 from iddpm_jax.training.state import TrainState
-from iddpm_jax.training.step import make_init, make_train_step
+from iddpm_jax.training.step import StepOptions, make_init, make_train_step
 
 
 class NonFiniteError(UsageError):
@@ -39,37 +41,62 @@ class NonFiniteError(UsageError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
-    """Everything that a run needs, built and checked, with nothing compiled yet."""
+class TrainingData:
+    """Images and how they come.
 
-    config: dict[str, Any]  # What config.json has.
-    identity: RunIdentity  # Kept inside every checkpoint.
-    diffusion: dm.GaussianDiffusion | dm.ContinuousDiffusion
-    model: nn.Module
-    optimizer: optax.GradientTransformation
-    learning_rate: optax.Schedule
-    timestep_sampler: dm.TimestepSampler
-    low_res: Callable[[jax.Array, jax.Array], jax.Array] | None  # As `make_train_step` takes it.
-    standardize: Callable[[jax.Array], jax.Array]  # Images in [-1, 1] to what is learned.
+    Attributes:
+      batches: of `batch_size` images in all, of which each process has its part.
+      image_shape: (H, W, C).
+      class_names: names of the classes, or empty.
+      description: what the data are, in a line.
+    """
+
     batches: BatchIterator
-    mesh: Mesh
+    batch_size: int
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
-    found: str  # What the data are, in a line.
-    draw_samples: Callable[[Any], np.ndarray]  # Averaged parameters, here, to a picture.
-    ema_rates: tuple[float, ...]
+    description: str
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopOptions:
+    """How long training takes, and what is done between which steps.
+
+    Attributes:
+      num_steps: the step that ends it.
+      log_every: steps for each line of the log.
+      checkpoint_every: steps between checkpoints.
+      keep_checkpoints: how many of them stay.
+      sample_every: steps between pictures of samples; 0: none.
+    """
+
     num_steps: int
-    batch_size: int
-    microbatch: int
-    seed: int
-    label_dropout: float
     log_every: int
     checkpoint_every: int
     keep_checkpoints: int
     sample_every: int
-    max_nonfinite_steps: int
-    data_parallel: str
-    shard_optimizer: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Everything that a run needs, built and checked, with nothing compiled yet.
+
+    Attributes:
+      config: what config.json has.
+      identity: kept inside every checkpoint.
+      draw_samples: parameters, on the devices of this process, to a picture of samples.
+    """
+
+    config: dict[str, Any]
+    identity: RunIdentity
+    objective: Objective
+    model: nn.Module
+    optimizer: Optimizer
+    data: TrainingData
+    mesh: Mesh
+    step: StepOptions
+    loop: LoopOptions
+    draw_samples: Callable[[Any], np.ndarray]
 
 
 def train(
@@ -79,14 +106,14 @@ def train(
     *,
     parameter_table: bool = False,
 ) -> TrainState:
-    """Trains in `workdir` until `run.num_steps`, from the latest checkpoint if there is one.
+    """Trains in `workdir` until `run.loop.num_steps`, from the latest checkpoint if there is one.
 
     On SIGTERM or SIGINT the state is saved after the step at hand, and training returns. Of
     several processes every one has to call it; those left end when one is gone, or makes no step
     for `peer_timeout` seconds. With `parameter_table` every parameter is listed at first.
 
     Raises:
-      NonFiniteError: after `run.max_nonfinite_steps` skipped steps in a row. The last good
+      NonFiniteError: after `run.step.max_nonfinite_steps` skipped steps in a row. The last good
         state is saved.
       CheckpointError: there are checkpoints, and none is sound; or one cannot be written.
       DataChangedError: the images are not those of the checkpoint.
@@ -95,17 +122,17 @@ def train(
     """
     with ExitStack() as stack:
         first_process = jax.process_index() == 0
-        progress = Progress(run.num_steps, run.batch_size, quiet=not first_process)
+        progress = Progress(run.loop.num_steps, run.data.batch_size, quiet=not first_process)
         stack.callback(progress.close)
         # Entered before what saves and so left after it: a signal must not end that.
         stop = stack.enter_context(StopRequest(progress.note, workdir / "checkpoints"))
         watch = stack.enter_context(Watch(workdir, peer_timeout))
-        checkpoints = Checkpoints(workdir, run.keep_checkpoints, run.identity)
+        checkpoints = Checkpoints(workdir, run.loop.keep_checkpoints, run.identity)
         stack.callback(checkpoints.close)
         stack.enter_context(explain_out_of_memory(_less_memory(run)))
         state = _restore_or_init(run, workdir, checkpoints, progress, parameter_table)
         first_step = int(state.step)
-        if first_step >= run.num_steps:
+        if first_step >= run.loop.num_steps:
             return state
         writer = mt.MetricWriter(workdir, first_step) if first_process else mt.NoWriter()
         stack.callback(writer.close)
@@ -114,40 +141,42 @@ def train(
 
 def _restore_or_init(run, workdir, checkpoints, progress, parameter_table: bool) -> TrainState:
     """The newest state, or the first one. Compiles nothing for a run that is complete."""
-    parts = (run.diffusion, run.model, run.optimizer, run.timestep_sampler, run.mesh)
-    init, abstract = make_init(*parts, run.shard_optimizer)
+    init, abstract = make_init(run.objective, run.model, run.optimizer, run.mesh, run.step)
     state = None
     if checkpoints.steps():
         state, data_state = checkpoints.restore_newest(abstract)
-        run.batches.set_state(data_state)
+        run.data.batches.set_state(data_state)
         step = int(state.step)
-        if step >= run.num_steps:
+        if step >= run.loop.num_steps:
             progress.note(
                 f"{workdir} has all of its {step:,} steps; "
                 "raise --config.train.num_steps to train on"
             )
             return state
         progress.note(f"continuing after step {step:,} of {checkpoints.directory}")
-    progress.note(run.found)
+    progress.note(run.data.description)
     if parameter_table:
         progress.note(
             parameter_overview.get_parameter_overview(abstract.params, include_stats=False)
         )
     count = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
     progress.note(f"{type(run.model).__name__}: {count:,} parameters")
-    return init(dm.stream(run.seed, dm.Stream.PARAMETERS)) if state is None else state
+    return init(dm.stream(run.step.seed, dm.Stream.PARAMETERS)) if state is None else state
 
 
 def _less_memory(run: Training) -> str:
+    """What to change where the memory does not suffice."""
     devices = run.mesh.devices.size
-    now = run.microbatch or run.batch_size
-    smaller = [n for n in range(devices, now, devices) if run.batch_size % n == 0]
-    ways = [f"--config.train.microbatch={smaller[-1]} (it is {now})"] if smaller else []
+    current = run.step.microbatch or run.data.batch_size
+    smaller = [n for n in range(devices, current, devices) if run.data.batch_size % n == 0]
+    changes = [f"--config.train.microbatch={smaller[-1]} (it is {current})"] if smaller else []
     if not getattr(run.model, "use_checkpoint", True):
-        ways.append("--config.model.use_checkpoint=True")
-    if devices > 1 and not run.shard_optimizer and run.data_parallel == "jit":
-        ways.append("--config.train.shard_optimizer=True")
-    return f"{', '.join(ways)} or a smaller network needs less" if ways else "use a smaller network"
+        changes.append("--config.model.use_checkpoint=True")
+    if devices > 1 and not run.step.shard_optimizer and run.step.data_parallel == "jit":
+        changes.append("--config.train.shard_optimizer=True")
+    if not changes:
+        return "use a smaller network"
+    return f"{', '.join(changes)} or a smaller network needs less"
 
 
 @dataclasses.dataclass
@@ -165,34 +194,34 @@ class _Steps:
     def __post_init__(self):
         run = self.run
         names = ("image", "label") if run.model.num_classes else ("image",)
-        put = split_batch if run.data_parallel == "pmap" else shard_batch
-        self.batches = DeviceBatches(run.batches, functools.partial(put, run.mesh), names)
-        d = run.diffusion
-        self.divergence = Divergence(isinstance(d, dm.GaussianDiffusion) and d.loss_type.is_vb)
+        put = split_batch if run.step.data_parallel == "pmap" else shard_batch
+        self.batches = DeviceBatches(run.data.batches, functools.partial(put, run.mesh), names)
+        self.divergence = Divergence(run.objective.is_bound)
 
     def take(self, state: TrainState) -> TrainState:
         """Takes all steps that are left, or those until a signal comes."""
         run, progress = self.run, self.progress
-        train_step, pace = _compiled_when_called(run, state), Pace()
+        train_step = make_train_step(run.objective, run.model, run.optimizer, run.mesh, run.step)
+        pace = Pace()
         stop_together = SharedFlag(run.mesh)
         first = int(state.step) + 1
         progress.note(f"compiling the train step; files go to {self.workdir}")
-        for step in range(first, run.num_steps + 1):
+        for step in range(first, run.loop.num_steps + 1):
             self.watch.at(step, "training")
             self.stop.step = step
             batch, start = self.batches.take(), time.monotonic()
             state = train_step(state, batch)
             if step == first:
                 progress.note(f"compiled in {time.monotonic() - start:.0f} s")
-            last = step == run.num_steps
+            last = step == run.loop.num_steps
             if not last:
                 self._fetch(state, step)
             pace.follow(state.step)
             progress.advance(step)
             self.checkpoints.check()
             stopping = stop_together.ask(self.stop.requested)
-            saving = step % run.checkpoint_every == 0 or last or stopping
-            logging = step % run.log_every == 0 or last
+            saving = step % run.loop.checkpoint_every == 0 or last or stopping
+            logging = step % run.loop.log_every == 0 or last
             # Looking waits for the device, so it is not done at every step. The step itself
             # applies nothing any more once the limit is reached, so none is missed.
             if saving or logging:
@@ -206,7 +235,7 @@ class _Steps:
                 self._stopped(step, last)
                 break
             # After saving: of what may go wrong here nothing that was learned depends.
-            if run.sample_every and (step % run.sample_every == 0 or last):
+            if run.loop.sample_every and (step % run.loop.sample_every == 0 or last):
                 with progress.paused():
                     self._draw(state, step)
         self.checkpoints.wait()
@@ -233,7 +262,7 @@ class _Steps:
         self.progress.note(f"stopped and saved after step {step:,}{more}")
 
     def _check_finite(self, state: TrainState) -> None:
-        limit = self.run.max_nonfinite_steps
+        limit = self.run.step.max_nonfinite_steps
         if not loss_scale.alive(state.log2_loss_scale):
             self._save(state)
             raise NonFiniteError(
@@ -257,7 +286,7 @@ class _Steps:
     def _log(self, state: TrainState, step: int) -> TrainState:
         """Writes the averages since the last line, and starts new ones."""
         values = mt.compute(state.metrics)
-        values["samples"] = step * self.run.batch_size
+        values["samples"] = step * self.run.data.batch_size
         values["skipped_steps"] = int(state.skipped)
         timing = self.progress.rates(step)
         self.writer.scalars(step, values, timing)
@@ -270,7 +299,7 @@ class _Steps:
 
     def _draw(self, state: TrainState, step: int) -> None:
         """Draws samples, on the first process alone: if that fails, the others do not hang."""
-        rates = self.run.ema_rates
+        rates = self.run.optimizer.ema_rates
         self.watch.at(step, "sampling")
         # A drawing that ends the process, for want of memory, must not come again and again.
         self.checkpoints.wait()
@@ -289,22 +318,3 @@ class _Steps:
             self.progress.warn(f"no samples of step {step:,}: {reason}")
         else:
             self.progress.note(f"samples of step {step:,}: {path}")
-
-
-def _compiled_when_called(run: Training, state: TrainState) -> Callable:
-    return make_train_step(
-        run.diffusion,
-        run.model,
-        run.optimizer,
-        run.timestep_sampler,
-        run.learning_rate,
-        run.mesh,
-        seed=run.seed,
-        microbatch=run.microbatch,
-        label_dropout=run.label_dropout,
-        max_nonfinite_steps=run.max_nonfinite_steps,
-        data_parallel=run.data_parallel,
-        low_res=run.low_res,
-        standardize=run.standardize,
-        state_sharding=jax.tree.map(lambda leaf: leaf.sharding, state),
-    )

@@ -16,6 +16,7 @@ from clu.metrics import Average
 from iddpm_jax.errors import UsageError
 from iddpm_jax.files.atomic import write_atomically
 from iddpm_jax.files.untrusted import open_regular
+from iddpm_jax.training.objective import Objective
 
 Metrics = dict[str, Average]
 
@@ -54,6 +55,17 @@ def loss_metrics(
 def scalar_metric(value: jax.Array, keep: jax.Array) -> Average:
     """The average over steps of one number a step."""
     return Average.from_model_output(jnp.reshape(value, 1), mask=keep.reshape(1))
+
+
+def initial_metrics(objective: Objective, loss_scaling: bool = False) -> Metrics:
+    """All of a step's metrics, before they have seen anything."""
+    empty, nothing = jnp.zeros(1), jnp.zeros((), bool)
+    losses = dict.fromkeys(objective.loss_names(), empty)
+    t = jnp.zeros(1, jnp.int32)
+    metrics = loss_metrics(losses, t, empty, objective.num_timesteps, keep=nothing)
+    for name in ("grad_norm", "lr", *["log2_loss_scale"] * loss_scaling):
+        metrics[name] = scalar_metric(jnp.zeros(()), keep=nothing)
+    return metrics
 
 
 def merge(a: Metrics, b: Metrics) -> Metrics:

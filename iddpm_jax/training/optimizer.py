@@ -52,6 +52,20 @@ def params_ema(decays: Sequence[float]) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
+class Optimizer(NamedTuple):
+    """An `optax.GradientTransformation`, and what the log and the pictures say of it.
+
+    init, update: as of optax's.
+    learning_rate: the number of updates that were applied to the rate of the next one.
+    ema_rates: decays of the averages of `params_ema` in its state; the first is drawn from.
+    """
+
+    init: optax.TransformInitFn
+    update: optax.TransformUpdateFn
+    learning_rate: optax.Schedule
+    ema_rates: tuple[float, ...] = ()
+
+
 def linear_anneal(lr: float, anneal_steps: int) -> optax.Schedule:
     """lr · (1 - step / anneal_steps), or a constant where anneal_steps is 0."""
     if not anneal_steps:
@@ -65,11 +79,12 @@ def make_optimizer(
     weight_decay: float = 0.0,
     grad_clip: float = 0.0,
     ema_rates: Sequence[float] = (),
-) -> optax.GradientTransformation:
+) -> Optimizer:
     """AdamW with PyTorch's constants, optional clipping by global norm, and `params_ema`."""
     links = [optax.clip_by_global_norm(grad_clip)] if grad_clip else []
     links.append(optax.adamw(learning_rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay))
-    return optax.chain(*links, params_ema(ema_rates))
+    init, update = optax.chain(*links, params_ema(ema_rates))
+    return Optimizer(init, update, learning_rate, tuple(ema_rates))
 
 
 def get_moments(opt_state: optax.OptState) -> tuple[int, Params, Params]:

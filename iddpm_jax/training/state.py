@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from iddpm_jax.training.metrics import Metrics
+from iddpm_jax.training.metrics import Metrics, initial_metrics
+from iddpm_jax.training.objective import Objective
+from iddpm_jax.training.optimizer import Optimizer
 
 
 @flax.struct.dataclass
@@ -41,15 +43,18 @@ class TrainState:
 
 
 def init_state(
-    params, optimizer, timestep_sampler, metrics: Metrics, log2_loss_scale: jax.Array | None = None
+    params: Any,
+    objective: Objective,
+    optimizer: Optimizer,
+    log2_loss_scale: jax.Array | None = None,
 ) -> TrainState:
     """The state before the first step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=optimizer.init(params),
-        sampler_state=timestep_sampler.init(),
-        metrics=metrics,
+        sampler_state=objective.timestep_sampler.init(),
+        metrics=initial_metrics(objective, log2_loss_scale is not None),
         skipped=jnp.zeros((), jnp.int32),
         skipped_in_row=jnp.zeros((), jnp.int32),
         log2_loss_scale=log2_loss_scale,

@@ -3,6 +3,7 @@
 Axis letters: B global batch, H W C image.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,153 +14,242 @@ import optax
 from jax.sharding import Mesh
 
 from iddpm_jax import diffusion as dm
-from iddpm_jax.distributed.mesh import (
-    batch_sharding,
-    on_all_processes,
-    replicated,
-    shardings_of_state,
-)
-from iddpm_jax.distributed.pmap import WHOLE, BatchAxis
+from iddpm_jax.distributed.mesh import batch_sharding, replicated, shardings_of_state
+from iddpm_jax.distributed.pmap import pmap_step
 from iddpm_jax.training import loss_scale
 from iddpm_jax.training import metrics as mt
+from iddpm_jax.training.objective import Objective
+from iddpm_jax.training.optimizer import Optimizer
 from iddpm_jax.training.state import TrainState, init_state
 
 Batch = Mapping[str, jax.Array]
+Losses = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """How steps are taken.
+
+    Attributes:
+      seed: of all that a step draws; from it and the step's number.
+      microbatch: examples of the global batch that go through the network at a time; 0: all.
+      label_dropout: share of the labels that are replaced by the model's last class, the null
+        class of classifier-free guidance (Ho & Salimans 2022).
+      max_nonfinite_steps: so many steps in a row without a finite loss and gradient are skipped;
+        then none is applied any more.
+      data_parallel: `jit`, which leaves it to the compiler how to spread the global batch over
+        the devices, or `pmap`, where every device does its part and gradients are averaged.
+      shard_optimizer: with `jit`, cut what the optimiser keeps, so that every device has a share.
+      low_res: for super-resolution: images `[B, H, W, C]` in [-1, 1] and keys `[B]` to what the
+        network is to see of them.
+      standardize: images in [-1, 1] to what is learned.
+    """
+
+    seed: int = 0
+    microbatch: int = 0
+    label_dropout: float = 0.0
+    max_nonfinite_steps: int = 2**31 - 1
+    data_parallel: str = "jit"
+    shard_optimizer: bool = False
+    low_res: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    standardize: Callable[[jax.Array], jax.Array] = lambda images: images
 
 
 def make_train_step(
-    d: dm.GaussianDiffusion | dm.ContinuousDiffusion,
+    objective: Objective,
     model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    timestep_sampler: dm.TimestepSampler,
-    learning_rate: optax.Schedule,
+    optimizer: Optimizer,
     mesh: Mesh,
-    *,
-    seed: int,
-    microbatch: int = 0,
-    label_dropout: float = 0.0,
-    max_nonfinite_steps: int = 2**31 - 1,
-    data_parallel: str = "jit",
-    state_sharding: Any = None,
-    low_res: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
-    standardize: Callable[[jax.Array], jax.Array] = lambda images: images,
+    options: StepOptions = StepOptions(),
 ) -> Callable[[TrainState, Batch], TrainState]:
     """Builds the step.
-
-    With `label_dropout`, that share of the labels is replaced by the model's last class, the
-    null class of classifier-free guidance (Ho & Salimans 2022).
-
-    Args:
-      data_parallel: `jit`, which leaves it to the compiler how to spread the global batch over
-        the mesh, or `pmap`, where every device does its part and gradients are averaged.
-      state_sharding: of every leaf of the state, for `jit`; by default all of it everywhere.
-      low_res: for super-resolution: images `[B, H, W, C]` and keys `[B]` to what the network is
-        to see of them.
-      standardize: images in [-1, 1] to what the process sees of them.
 
     Returns:
       `(state, batch) -> state`, which gives the old state's memory away. A batch has `image`
       `[B, H, W, C]` in [-1, 1] and, for a class-conditional model, `label` int32 `[B]`; under
-      `pmap` it is what `split_batch` makes of it. Timesteps and noise are drawn for
-      the global batch from the seed and the step's number, whatever the number of devices, and
-      so is dropout, which under `pmap` every device has its own of.
+      `pmap` it is what `split_batch` makes of it. All that is random is drawn for the global
+      batch, whatever the number of devices, and so is dropout, of which under `pmap` every
+      device has its own.
     """
-    parts = mesh.devices.size if data_parallel == "pmap" else 1
-    axis = BatchAxis("data", parts) if data_parallel == "pmap" else WHOLE
-    update = make_update(
-        d, model, optimizer, timestep_sampler, learning_rate, microbatch, max_nonfinite_steps, axis
-    )
+    if options.data_parallel == "pmap":
+        share = options.microbatch // mesh.devices.size
+        part = dataclasses.replace(options, microbatch=share)
+        return pmap_step(mesh, TrainStep(objective, model, optimizer, part))
+    step = TrainStep(objective, model, optimizer, options)
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
-        def key(stream: dm.Stream) -> jax.Array:
-            return jax.random.fold_in(dm.stream(seed, stream), state.step)
+        drawn = step.draw(state, batch["image"].shape)
+        return step.update(state, batch, drawn, step.dropout_key(state))
 
-        size, *image_shape = batch["image"].shape
-        size *= parts
-        t, weights = timestep_sampler.sample(
-            state.sampler_state, key(dm.Stream.TRAINING_TIMESTEPS), size
-        )
-        noise = jax.random.normal(key(dm.Stream.TRAINING_NOISE), (size, *image_shape), jnp.float32)
-        examples = {**batch, **axis.mine({"t": t, "weights": weights, "noise": noise})}
-        if label_dropout:
-            hidden = jax.random.bernoulli(key(dm.Stream.LABEL_DROPOUT), label_dropout, (size,))
-            examples["label"] = jnp.where(axis.mine(hidden), model.num_classes - 1, batch["label"])
-        if low_res is not None:
-            keys = axis.mine(jax.random.split(key(dm.Stream.TRAINING_LOW_RES), size))
-            examples["low_res"] = low_res(batch["image"], keys)
-        examples["image"] = standardize(batch["image"])
-        return update(state, examples, axis.fold_in(key(dm.Stream.DROPOUT)))
-
-    if data_parallel == "pmap":
-        # The state is not mapped over: one array on all devices, before and after.
-        mapped = jax.pmap(
-            train_step,
-            axis_name=axis.name,
-            in_axes=(None, 0),
-            out_axes=None,
-            devices=list(mesh.devices.flat),
-            donate_argnums=0,
-        )
-        return lambda state, batch: on_all_processes(mesh, mapped(state, batch))
-    state_sharding = state_sharding or replicated(mesh)
+    sharding = replicated(mesh)
+    if options.shard_optimizer:
+        sharding = _shardings(step.abstract_state(mesh))
     return jax.jit(
         train_step,
         donate_argnums=0,
-        in_shardings=(state_sharding, batch_sharding(mesh)),
-        out_shardings=state_sharding,
+        in_shardings=(sharding, batch_sharding(mesh)),
+        out_shardings=sharding,
     )
 
 
-def make_update(
-    d: dm.GaussianDiffusion | dm.ContinuousDiffusion,
+def make_init(
+    objective: Objective,
     model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    timestep_sampler: dm.TimestepSampler,
-    learning_rate: optax.Schedule,
-    microbatch: int = 0,
-    max_nonfinite_steps: int = 2**31 - 1,
-    axis: BatchAxis = WHOLE,
-) -> Callable[[TrainState, Batch, jax.Array], TrainState]:
-    """The part of a step that is left when everything random has been drawn.
-
-    Args:
-      microbatch: examples of the global batch per forward pass; 0: all.
-      axis: what part of the global batch the examples are.
+    optimizer: Optimizer,
+    mesh: Mesh,
+    options: StepOptions = StepOptions(),
+) -> tuple[Callable[[jax.Array], TrainState], TrainState]:
+    """How training begins.
 
     Returns:
-      `(state, examples, dropout_key) -> state`, pure. Examples are a batch with `t` int32
-      `[B]`, importance `weights` `[B]` and `noise` `[B, H, W, C]`. Where a loss or the
-      gradient is not finite, nothing changes but the counters. After `max_nonfinite_steps` of
-      them in a row, or when the loss scale has collapsed, no step is applied any more, so that
-      the caller may look now and then.
+      A jitted `key -> TrainState`, the state before the first step; and that state in the
+      abstract, shapes, dtypes and shardings, as restoring needs it.
+    """
+    step = TrainStep(objective, model, optimizer, options)
+    abstract = step.abstract_state(mesh)
+    return jax.jit(step.init, out_shardings=_shardings(abstract)), abstract
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainStep:
+    """The parts of a step, pure functions: `draw`, then `gradients`, then `apply`.
+
+    A batch has the images and labels as they were loaded. What is drawn has an array `[B, …]`
+    under each name: `t`, `weights` and what else the objective draws, and what options need.
     """
 
-    def update(state: TrainState, examples: Batch, dropout_key: jax.Array) -> TrainState:
-        scale = state.log2_loss_scale
-        grads, losses = _gradients(
-            d, model, state.params, examples, dropout_key, microbatch // axis.size, scale
+    objective: Objective
+    model: nn.Module
+    optimizer: Optimizer
+    options: StepOptions = StepOptions()
+
+    def init(self, key: jax.Array) -> TrainState:
+        """The state before the first step."""
+        params = self.model.init_params(key)
+        scale = loss_scale.initial(self.model.dtype)
+        return init_state(params, self.objective, self.optimizer, scale)
+
+    def abstract_state(self, mesh: Mesh) -> TrainState:
+        """Shapes, dtypes and shardings of the state."""
+        # The key is in the abstract, too: making one would compile.
+        shapes = jax.eval_shape(lambda: self.init(dm.stream(0, dm.Stream.PARAMETERS)))
+        shardings = shardings_of_state(mesh, shapes, self.options.shard_optimizer)
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            shapes,
+            shardings,
         )
-        grads = axis.mean(grads)
-        t, weights, losses = axis.all((examples["t"], examples["weights"], losses))
+
+    def draw(self, state: TrainState, shape: tuple[int, ...]) -> dict[str, jax.Array]:
+        """Draws what is random about a global batch of images of a shape (B, H, W, C)."""
+
+        def key_of(stream: dm.Stream) -> jax.Array:
+            return self._key(state, stream)
+
+        drawn = self.objective.draw(state.sampler_state, key_of, shape)
+        if share := self.options.label_dropout:
+            key = key_of(dm.Stream.LABEL_DROPOUT)
+            drawn["label_is_hidden"] = jax.random.bernoulli(key, share, shape[:1])
+        if self.options.low_res is not None:
+            drawn["low_res_key"] = jax.random.split(key_of(dm.Stream.TRAINING_LOW_RES), shape[0])
+        return drawn
+
+    def dropout_key(self, state: TrainState) -> jax.Array:
+        return self._key(state, dm.Stream.DROPOUT)
+
+    def _key(self, state: TrainState, stream: dm.Stream) -> jax.Array:
+        return jax.random.fold_in(dm.stream(self.options.seed, stream), state.step)
+
+    def update(
+        self, state: TrainState, batch: Batch, drawn: Batch, dropout_key: jax.Array
+    ) -> TrainState:
+        """What is left of a step when everything random has been drawn."""
+        grads, losses = self.gradients(state, batch, drawn, dropout_key)
+        return self.apply(state, drawn, grads, losses)
+
+    def gradients(
+        self, state: TrainState, batch: Batch, drawn: Batch, dropout_key: jax.Array
+    ) -> tuple[Any, Losses]:
+        """Gradients of the mean of weights · loss, and the losses `[B]` of each example."""
+        examples = self._examples(batch, drawn)
+        size = examples["image"].shape[0]
+        microbatch = self.options.microbatch or size
+        if microbatch == size:
+            return self._gradients(state, examples, dropout_key)
+
+        # Microbatch i takes every n-th example from i on. Each then has its share of every
+        # device's examples, and nothing moves between devices.
+        count = size // microbatch
+        parts = jax.tree.map(
+            lambda x: x.reshape(microbatch, count, *x.shape[1:]).swapaxes(0, 1), examples
+        )
+
+        def one_part(total, inputs):
+            part, i = inputs
+            grads, losses = self._gradients(state, part, jax.random.fold_in(dropout_key, i))
+            return jax.tree.map(jnp.add, total, grads), losses
+
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        total, losses = jax.lax.scan(one_part, zeros, (parts, jnp.arange(count)))
+        grads = jax.tree.map(lambda g: g / count, total)
+        return grads, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(size), losses)
+
+    def _examples(self, batch: Batch, drawn: Batch) -> dict[str, jax.Array]:
+        """What the objective and the network get to see."""
+        examples = {**batch, **drawn}
+        if self.options.label_dropout:
+            hidden, null_class = examples.pop("label_is_hidden"), self.model.num_classes - 1
+            examples["label"] = jnp.where(hidden, null_class, batch["label"])
+        if self.options.low_res is not None:
+            keys = examples.pop("low_res_key")
+            examples["low_res"] = self.options.low_res(batch["image"], keys)
+        examples["image"] = self.options.standardize(batch["image"])
+        return examples
+
+    def _gradients(
+        self, state: TrainState, examples: Batch, dropout_key: jax.Array
+    ) -> tuple[Any, Losses]:
+        def scaled_loss(params: Any) -> tuple[jax.Array, Losses]:
+            def model_fn(x_t, timestep):
+                return self.model.apply(
+                    {"params": params},
+                    x_t,
+                    timestep,
+                    y=examples.get("label"),
+                    low_res=examples.get("low_res"),
+                    train=True,
+                    rngs={"dropout": dropout_key},
+                )
+
+            losses = self.objective.losses(model_fn, examples)
+            loss = jnp.mean(losses["loss"] * examples["weights"])
+            return loss_scale.scaled(loss, state.log2_loss_scale), losses
+
+        grads, losses = jax.grad(scaled_loss, has_aux=True)(state.params)
+        return loss_scale.unscaled(grads, state.log2_loss_scale), losses
+
+    def apply(self, state: TrainState, drawn: Batch, grads: Any, losses: Losses) -> TrainState:
+        """The state after a step, from gradients and losses of the global batch.
+
+        Where the loss or the gradient is not finite, nothing changes but the counters. After
+        `max_nonfinite_steps` of them in a row, or when the loss scale has collapsed, no step is
+        applied any more, so that the loop may look now and then.
+        """
+        scale = state.log2_loss_scale
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(losses["loss"]).all()
-        finite &= (state.skipped_in_row < max_nonfinite_steps) & loss_scale.alive(scale)
-        old = (state.params, state.opt_state, state.sampler_state)
+        in_limit = state.skipped_in_row < self.options.max_nonfinite_steps
+        finite &= in_limit & loss_scale.alive(scale)
 
         def learn(params, opt_state, sampler_state):
-            updates, opt_state = optimizer.update(grads, opt_state, params)
-            sampler_state = timestep_sampler.update(sampler_state, t, losses["loss"])
+            updates, opt_state = self.optimizer.update(grads, opt_state, params)
+            sampler = self.objective.timestep_sampler
+            sampler_state = sampler.update(sampler_state, drawn["t"], losses["loss"])
             return optax.apply_updates(params, updates), opt_state, sampler_state
 
+        old = (state.params, state.opt_state, state.sampler_state)
         params, opt_state, sampler_state = _update_if(finite, learn, *old)
-
-        measured = mt.loss_metrics(losses, t, weights, d.num_timesteps, keep=finite)
-        measured["grad_norm"] = mt.scalar_metric(grad_norm, keep=finite)
-        # The optimiser does not count steps that were skipped.
-        measured["lr"] = mt.scalar_metric(learning_rate(state.step - state.skipped), keep=finite)
-        if scale is not None:
-            measured["log2_loss_scale"] = mt.scalar_metric(scale, keep=jnp.ones((), bool))
-
+        measured = self._measured(state, drawn, losses, grad_norm, finite)
         return TrainState(
             step=state.step + 1,
             params=params,
@@ -172,7 +262,24 @@ def make_update(
             log2_loss_scale=loss_scale.adjusted(scale, finite),
         )
 
-    return update
+    def _measured(
+        self, state: TrainState, drawn: Batch, losses: Losses, grad_norm, finite
+    ) -> mt.Metrics:
+        """One step's part of the log; where it was not finite, that it had none."""
+        t, weights = drawn["t"], drawn["weights"]
+        measured = mt.loss_metrics(losses, t, weights, self.objective.num_timesteps, keep=finite)
+        measured["grad_norm"] = mt.scalar_metric(grad_norm, keep=finite)
+        # The optimiser does not count steps that were skipped.
+        learning_rate = self.optimizer.learning_rate(state.step - state.skipped)
+        measured["lr"] = mt.scalar_metric(learning_rate, keep=finite)
+        if state.log2_loss_scale is not None:
+            always = jnp.ones((), bool)
+            measured["log2_loss_scale"] = mt.scalar_metric(state.log2_loss_scale, keep=always)
+        return measured
+
+
+def _shardings(abstract: TrainState) -> TrainState:
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
 
 def _update_if(condition: jax.Array, update: Callable, *old: Any) -> Any:
@@ -190,102 +297,3 @@ def _update_if(condition: jax.Array, update: Callable, *old: Any) -> Any:
         return jax.tree.map(lambda n, o: jnp.where(condition, n, o), update(*old), old)
 
     return jax.lax.platform_dependent(*old, cpu=branch, default=select)
-
-
-def _weighted_loss(
-    params: Any,
-    d: dm.GaussianDiffusion | dm.ContinuousDiffusion,
-    model: nn.Module,
-    examples: Batch,
-    dropout_key: jax.Array,
-    log2_scale: jax.Array | None,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The loss that is minimised, scaled: the mean over the batch of weights · loss; its terms."""
-
-    def model_fn(x_t, timestep):
-        return model.apply(
-            {"params": params},
-            x_t,
-            timestep,
-            y=examples.get("label"),
-            low_res=examples.get("low_res"),
-            train=True,
-            rngs={"dropout": dropout_key},
-        )
-
-    losses = dm.training_losses(d, model_fn, examples["image"], examples["t"], examples["noise"])
-    loss = jnp.mean(losses["loss"] * examples["weights"])
-    return loss_scale.scaled(loss, log2_scale), losses
-
-
-def _gradients(d, model, params, examples, dropout_key, microbatch, log2_scale):
-    """Gradients, and losses `[B]`, of all examples, `microbatch` of them at a time."""
-
-    def grad_fn(params, d, model, examples, dropout_key):
-        grads, losses = jax.grad(_weighted_loss, has_aux=True)(
-            params, d, model, examples, dropout_key, log2_scale
-        )
-        return loss_scale.unscaled(grads, log2_scale), losses
-
-    size = examples["image"].shape[0]
-    if microbatch in (0, size):
-        return grad_fn(params, d, model, examples, dropout_key)
-
-    # Microbatch i takes every n-th example from i on. Each then has its share of every
-    # device's examples, and nothing moves between devices.
-    count = size // microbatch
-    parts = jax.tree.map(
-        lambda x: x.reshape(microbatch, count, *x.shape[1:]).swapaxes(0, 1), examples
-    )
-
-    def one_part(total, inputs):
-        part, i = inputs
-        grads, losses = grad_fn(params, d, model, part, jax.random.fold_in(dropout_key, i))
-        return jax.tree.map(jnp.add, total, grads), losses
-
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    total, losses = jax.lax.scan(one_part, zeros, (parts, jnp.arange(count)))
-    grads = jax.tree.map(lambda g: g / count, total)
-    return grads, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(size), losses)
-
-
-def initial_metrics(d: dm.GaussianDiffusion, loss_scaling: bool = False) -> mt.Metrics:
-    """The step's metrics before they have seen anything."""
-    empty = jnp.zeros(1)
-    losses = dict.fromkeys(dm.training_loss_names(d), empty)
-    nothing = jnp.zeros((), bool)
-    metrics = mt.loss_metrics(losses, jnp.zeros(1, jnp.int32), empty, d.num_timesteps, nothing)
-    for name in ("grad_norm", "lr", *["log2_loss_scale"] * loss_scaling):
-        metrics[name] = mt.scalar_metric(jnp.zeros(()), nothing)
-    return metrics
-
-
-def make_init(
-    d: dm.GaussianDiffusion | dm.ContinuousDiffusion,
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    timestep_sampler: dm.TimestepSampler,
-    mesh: Mesh,
-    shard_optimizer: bool = False,
-) -> tuple[Callable[[jax.Array], TrainState], TrainState]:
-    """How training begins.
-
-    Returns:
-      A jitted `key -> TrainState`, the state before the first step; and that state in the
-      abstract, shapes, dtypes and shardings, as restoring needs it.
-    """
-
-    def init(key: jax.Array) -> TrainState:
-        params = model.init_params(key)
-        scale = loss_scale.initial(model.dtype)
-        metrics = initial_metrics(d, scale is not None)
-        return init_state(params, optimizer, timestep_sampler, metrics, scale)
-
-    shapes = jax.eval_shape(lambda: init(dm.stream(0, dm.Stream.PARAMETERS)))
-    shardings = shardings_of_state(mesh, shapes, shard_optimizer)
-    abstract = jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        shapes,
-        shardings,
-    )
-    return jax.jit(init, out_shardings=shardings), abstract

@@ -115,7 +115,8 @@ def test_build_training_looks_at_the_network_before_it_decodes_images(tmp_path, 
 def test_build_training_warns_of_classes_that_nobody_has(warned):
     run = build_training(_changed({"model.num_classes": 12}))
     assert "model.num_classes=12, but the data have 10 classes" in warned.text
-    assert run.found == "1,500 images, 10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9), 8 × 8, gray"
+    described = "1,500 images, 10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9), 8 × 8, gray"
+    assert run.data.description == described
 
 
 def test_build_source_takes_a_folder_that_was_moved_and_a_split_chosen_later(tmp_path, warned):

@@ -23,7 +23,7 @@ def parts():
     def load(indices):
         return {"image": images[indices], "label": labels[indices]}
 
-    return run.diffusion, run.model, params, load
+    return run.objective.process, run.model, params, load
 
 
 def _summary(parts, devices, size):

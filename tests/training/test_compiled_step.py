@@ -62,7 +62,7 @@ def test_one_device_exchanges_nothing():
 
 def test_step_multiplies_as_often_as_the_network_is_defined_to():
     run = tiny.training()
-    expected = 3 * tiny.BATCH * flops.of_network(run.model, run.image_shape[0])
+    expected = 3 * tiny.BATCH * flops.of_network(run.model, run.data.image_shape[0])
     assert flops.in_program(_compiled(1).as_text()) == pytest.approx(expected, rel=0.02)
 
 
@@ -101,7 +101,7 @@ def test_sampling_needs_the_same_memory_for_any_number_of_steps():
                 d, lambda x, t: run.model.apply({"params": params}, x, t, y=y), x, key
             )
 
-        x = jax.ShapeDtypeStruct((2, *run.image_shape), np.float32)
+        x = jax.ShapeDtypeStruct((2, *run.data.image_shape), np.float32)
         y = jax.ShapeDtypeStruct((2,), np.int32)
         lowered = jax.jit(draw).lower(params, x, jax.random.key(0), y)
         return lowered.compile().memory_analysis().temp_size_in_bytes

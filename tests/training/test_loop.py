@@ -47,8 +47,9 @@ class _Batches:
         return getattr(self._batches, name)
 
 
-def _changed(run, **fields):
-    return dataclasses.replace(run, **fields)
+def _changed(run, batches=None, **fields):
+    data = run.data if batches is None else dataclasses.replace(run.data, batches=batches)
+    return dataclasses.replace(run, data=data, **fields)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_train_interrupted_between_two_log_lines_ends_in_the_same_bits(whole, tm
 
     run = _run()
     # The fourth batch is fetched ahead, during step 3.
-    stopped = loop.train(_changed(run, batches=_Batches(run.batches, 4, interrupt)), tmp_path)
+    stopped = loop.train(_changed(run, batches=_Batches(run.data.batches, 4, interrupt)), tmp_path)
     assert int(stopped.step) == 3
     final = loop.train(_run(), tmp_path)
     jax.tree.map(np.testing.assert_array_equal, final, whole[1])
@@ -95,7 +96,7 @@ def test_train_says_stopped_when_the_checkpoint_is_there_and_draws_nothing(
 
     monkeypatch.setattr(Progress, "note", note_files)
     run = _run(sample_every=3)
-    run = _changed(run, batches=_Batches(run.batches, 4, interrupt), draw_samples=_no_samples)
+    run = _changed(run, batches=_Batches(run.data.batches, 4, interrupt), draw_samples=_no_samples)
     loop.train(run, tmp_path)
     answer, (last, files) = seen[-2][0], seen[-1]
     assert answer.startswith("SIGTERM: finishing step 3, then saving. A second signal")
@@ -158,7 +159,7 @@ def test_train_says_what_helps_where_memory_does_not_suffice(tmp_path):
 
     run = _run()
     with pytest.raises(UsageError) as raised:
-        loop.train(_changed(run, batches=_Batches(run.batches, 1, fail)), tmp_path)
+        loop.train(_changed(run, batches=_Batches(run.data.batches, 1, fail)), tmp_path)
     message = str(raised.value)
     assert message.startswith("out of memory (9.0 GiB): --config.train.microbatch=8 (it is 16), ")
     assert "--config.model.use_checkpoint=True" in message
@@ -171,7 +172,7 @@ def test_train_saves_when_the_data_cannot_be_read_any_more(whole, tmp_path):
     run = _run()
     said = "Input/output error; the state after step 3 is saved"
     with pytest.raises(DataError, match=said):
-        loop.train(_changed(run, batches=_Batches(run.batches, 4, fail)), tmp_path)
+        loop.train(_changed(run, batches=_Batches(run.data.batches, 4, fail)), tmp_path)
     final = loop.train(_run(), tmp_path)
     jax.tree.map(np.testing.assert_array_equal, final, whole[1])
 
@@ -197,7 +198,7 @@ def test_train_repeats_steps_after_the_last_checkpoint_to_the_same_bits(whole, t
 
     run = _run(checkpoint_every=2)
     with pytest.raises(KilledError):
-        loop.train(_changed(run, batches=_Batches(run.batches, 6, die)), tmp_path)
+        loop.train(_changed(run, batches=_Batches(run.data.batches, 6, die)), tmp_path)
     # Step 4 was logged and saved, step 5 neither.
     final = loop.train(_run(), tmp_path)
     jax.tree.map(np.testing.assert_array_equal, final, whole[1])
@@ -210,7 +211,7 @@ def test_train_skips_a_bad_batch_and_goes_on(whole, tmp_path):
         return {**batch, "image": np.full_like(batch["image"], np.nan)}
 
     run = _run()
-    state = loop.train(_changed(run, batches=_Batches(run.batches, 2, spoil)), tmp_path)
+    state = loop.train(_changed(run, batches=_Batches(run.data.batches, 2, spoil)), tmp_path)
     assert (int(state.step), int(state.skipped)) == (STEPS, 1)
     assert b'"skipped_steps": 1' in (tmp_path / "metrics.jsonl").read_bytes()
 

@@ -23,9 +23,8 @@ def _run(dtype="float16", **keys):
 @functools.cache
 def _step_and_state(dtype):
     run = _run(dtype)
-    parts = (run.diffusion, run.model, run.optimizer, run.timestep_sampler)
-    step = make_train_step(*parts, run.learning_rate, tiny.mesh(1), seed=0)
-    return step, make_init(*parts, tiny.mesh(1))[0]
+    parts = (run.objective, run.model, run.optimizer, tiny.mesh(1))
+    return make_train_step(*parts), make_init(*parts)[0]
 
 
 def _train(dtype, steps):
@@ -120,8 +119,7 @@ def test_checkpoint_of_float16_without_a_scale_begins_with_the_first_one(tmp_pat
     checkpoints = ck.Checkpoints(tmp_path, keep=1, run=tiny.RUN)
     checkpoints.save(old.replace(log2_loss_scale=None, metrics=metrics), {})
     run = _run()
-    parts = (run.diffusion, run.model, run.optimizer, run.timestep_sampler)
-    _, abstract = make_init(*parts, tiny.mesh(1))
+    _, abstract = make_init(run.objective, run.model, run.optimizer, tiny.mesh(1))
     checkpoints.close()
     checkpoints = ck.Checkpoints(tmp_path, keep=1, run=tiny.RUN)
     state, _ = checkpoints.restore_newest(abstract)

@@ -7,9 +7,10 @@ import pytest
 
 from iddpm_jax import diffusion
 from iddpm_jax.training import metrics as mt
+from iddpm_jax.training.objective import DiscreteObjective
 from iddpm_jax.training.optimizer import linear_anneal, make_optimizer
 from iddpm_jax.training.state import init_state
-from iddpm_jax.training.step import initial_metrics, make_update
+from iddpm_jax.training.step import TrainStep
 from tests.reference import channels_last, make_network, relative_error
 
 pytestmark = pytest.mark.parity
@@ -44,22 +45,23 @@ def test_optimizer_steps_equal_reference(golden):
             ema_rates=[float(decay) for decay in decays],
         )
         sampler = diffusion.timestep_sampler("uniform", NUM_TIMESTEPS)
-        update = jax.jit(make_update(d, model, optimizer, sampler, learning_rate))
-        state = init_state(jax.tree.map(jnp.asarray, params), optimizer, sampler, {})
+        objective = DiscreteObjective(d, sampler)
+        update = jax.jit(TrainStep(objective, model, optimizer).update)
+        state = init_state(jax.tree.map(jnp.asarray, params), objective, optimizer)
 
         def check(what, actual, expected, name=name):
             error = relative_error(actual, expected)
             assert golden.report(f"optimiser steps: {what}", error) <= STEPS, name
 
         for i in range(len(run["loss"])):
-            examples = {
-                "image": channels_last(run["x"][i]),
+            drawn = {
                 "noise": channels_last(run["noise"][i]),
                 "t": run["t"][i].astype(np.int32),
                 "weights": run["importance_weights"][i],
             }
-            state = state.replace(metrics=initial_metrics(d))
-            state = update(state, examples, jax.random.key(0))
+            batch = {"image": channels_last(run["x"][i])}
+            state = state.replace(metrics=mt.initial_metrics(objective))
+            state = update(state, batch, drawn, jax.random.key(0))
             measured = mt.compute(state.metrics)
             for key in ("loss", "grad_norm", "lr"):
                 check(key, measured[key], run[key][i])

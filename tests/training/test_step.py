@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ from iddpm_jax.diffusion import timestep_sampler
 from iddpm_jax.distributed.mesh import check_batch_size
 from iddpm_jax.training import metrics as mt
 from iddpm_jax.training.state import init_state
-from iddpm_jax.training.step import initial_metrics, make_init, make_train_step
+from iddpm_jax.training.step import StepOptions, make_init, make_train_step
 from tests import tiny
 
 
@@ -77,13 +79,12 @@ def test_train_step_with_a_sharded_optimizer_leaves_an_eighth_of_it_on_each_devi
 
 def test_train_step_keeps_the_same_loss_history_on_eight_devices_and_with_microbatches():
     run = tiny.training()
-    sampler = timestep_sampler("loss-second-moment", run.diffusion.num_timesteps)
+    sampler = timestep_sampler("loss-second-moment", run.objective.num_timesteps)
+    objective = dataclasses.replace(run.objective, timestep_sampler=sampler)
     states = []
     for devices, microbatch in ((1, 0), (8, 0), (1, 4)):
-        parts = (run.diffusion, run.model, run.optimizer, sampler)
-        mesh = tiny.mesh(devices)
-        step = make_train_step(*parts, run.learning_rate, mesh, seed=0, microbatch=microbatch)
-        parts = (run.diffusion, run.model, run.optimizer, sampler, mesh)
+        parts = (objective, run.model, run.optimizer, tiny.mesh(devices))
+        step = make_train_step(*parts, StepOptions(microbatch=microbatch))
         state = make_init(*parts)[0](jax.random.key(0))
         for i in range(12):
             state = step(state, tiny.batch(i, devices))
@@ -145,18 +146,9 @@ def test_train_step_hides_its_share_of_labels():
             return jnp.concatenate([x, x], axis=-1) * variables["params"]["w"]
 
     run = tiny.training()
-    step = make_train_step(
-        run.diffusion,
-        Network(),
-        run.optimizer,
-        run.timestep_sampler,
-        run.learning_rate,
-        tiny.mesh(1),
-        seed=0,
-        label_dropout=0.25,
-    )
-    metrics = initial_metrics(run.diffusion)
-    state = init_state({"w": jnp.ones(())}, run.optimizer, run.timestep_sampler, metrics)
+    options = StepOptions(label_dropout=0.25)
+    step = make_train_step(run.objective, Network(), run.optimizer, tiny.mesh(1), options)
+    state = init_state({"w": jnp.ones(())}, run.objective, run.optimizer)
     image, label = np.zeros((400, 2, 2, 1), np.float32), np.ones(400, np.int32)
     jax.block_until_ready(step(state, {"image": image, "label": label}))
     jax.effects_barrier()
