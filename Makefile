@@ -2,11 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Huge pages for what malloc gets (docs/performance.md); the C library of Linux alone reads it.
+GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python main.py --config=configs/digits.py --workdir=runs/digits
+	GLIBC_TUNABLES=$(GLIBC_TUNABLES) $(BIN)/python main.py --config=configs/digits.py --workdir=runs/digits
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n logical --dist loadfile

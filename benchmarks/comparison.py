@@ -10,7 +10,6 @@ from absl import flags
 
 from benchmarks import flops
 from benchmarks.contest import Contestant, Result, compete
-from iddpm_jax import huge_pages
 from iddpm_jax.config.build_model import build_model
 from iddpm_jax.config.recipes import packaged_recipe
 
@@ -28,6 +27,13 @@ _PEERS = flags.DEFINE_list(
 _OUT = flags.DEFINE_string("out", None, "File for the rows, in lines of JSON.")
 
 _OURS, _PEAK = "iddpm_jax", "matrix product"
+
+# Everyone's: huge pages for what malloc gets (docs/performance.md), and on a GPU, whose memory
+# two processes share, as much of it as is needed, where JAX would take three quarters at once.
+_ENVIRONMENT = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+}
 
 
 def compare(kind: str, passes: int, steps: int = 1, **options) -> None:
@@ -63,20 +69,19 @@ def compare(kind: str, passes: int, steps: int = 1, **options) -> None:
 def _contestants(kind: str, batch: int, steps: int, options) -> Sequence[Contestant]:
     shared = {"recipe": _RECIPE.value, "batch": batch, "dtype": _DTYPE.value}
     shared |= {"steps": steps} if kind == "sampling" else {}
-    # On a GPU two processes share its memory, of which JAX would take three quarters at once.
-    frugal = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    # main.py starts with these.
-    started = frugal | huge_pages.variables() if kind == "train_step" else frugal
-    ours = Contestant(_OURS, f"benchmarks.jax_contestants:{kind}", {**shared, **options}, started)
-    peers = [
-        Contestant(
-            f"PyTorch {form}", f"benchmarks.torch_contestants:{kind}", {**shared, "form": form}
-        )
-        for form in _PEERS.value
-    ]
     product = {"dtype": _DTYPE.value}
-    peak = Contestant(_PEAK, "benchmarks.jax_contestants:matrix_product", product, frugal)
-    return [ours, *peers, peak]
+    contestants = {
+        _OURS: (f"jax_contestants:{kind}", {**shared, **options}),
+        **{
+            f"PyTorch {form}": (f"torch_contestants:{kind}", {**shared, "form": form})
+            for form in _PEERS.value
+        },
+        _PEAK: ("jax_contestants:matrix_product", product),
+    }
+    return [
+        Contestant(name, f"benchmarks.{build}", given, _ENVIRONMENT)
+        for name, (build, given) in contestants.items()
+    ]
 
 
 def _row(result: Result, batch: int, steps: int, operations: float, peak: float) -> dict:
