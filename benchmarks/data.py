@@ -22,7 +22,7 @@ from absl import app, flags, logging
 from PIL import Image
 
 from iddpm_jax.config.build_data import build_source
-from iddpm_jax.config.build_model import build_model
+from iddpm_jax.config.build_model import build_model, with_fast_convolutions
 from iddpm_jax.config.build_training import build_objective, build_optimizer
 from iddpm_jax.data import DataOptions, InMemorySource, load_source, make_batches, packing
 from iddpm_jax.data.images import decode_image
@@ -100,7 +100,8 @@ def torch_rate(loader) -> float:
 
 def waiting_share(config, source, steps: int) -> dict[str, float]:
     """How long a step takes with the pipeline, and with one batch that is on the devices."""
-    model, mesh = build_model(config), make_mesh()
+    mesh = make_mesh()
+    model = with_fast_convolutions(build_model(config), mesh)
     parts = (build_objective(config), model, build_optimizer(config), mesh)
     init, _ = make_init(*parts)
     state, step = init(jax.random.key(0)), make_train_step(*parts)

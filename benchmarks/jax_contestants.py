@@ -10,7 +10,7 @@ from benchmarks import flops
 from iddpm_jax import diffusion as dm
 from iddpm_jax import models
 from iddpm_jax.config.build_diffusion import build_diffusion
-from iddpm_jax.config.build_model import build_low_res, build_model
+from iddpm_jax.config.build_model import build_low_res, build_model, with_fast_convolutions
 from iddpm_jax.config.build_training import build_objective, build_optimizer
 from iddpm_jax.config.recipes import packaged_recipe
 from iddpm_jax.distributed.mesh import make_mesh, shard_batch
@@ -41,7 +41,8 @@ def train_step(recipe: str, batch: int, dtype: str, devices: int = 1):
     config = packaged_recipe(recipe)
     config.model.dtype = dtype
     mesh = make_mesh(jax.devices()[:devices])
-    step, init, _ = build_train_step(config, build_model(config), mesh)
+    model = with_fast_convolutions(build_model(config), mesh)
+    step, init, _ = build_train_step(config, model, mesh)
     state = init(jax.random.key(0))
     data = shard_batch(mesh, examples(config, batch))
     compiled, facts = _compile(step, state, data)
@@ -63,7 +64,8 @@ def sampling(recipe: str, batch: int, dtype: str, steps: int):
 
 def trajectory(config, batch: int, respacing: str):
     """All ancestral steps of a respaced process, from noise and as one program."""
-    d, model = build_diffusion(config, respacing), build_model(config)
+    d = build_diffusion(config, respacing)
+    model = with_fast_convolutions(build_model(config), make_mesh(jax.devices()[:1]))
     # Any finite numbers do, and these need no compilation.
     params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01), models.abstract_params(model))
     made = examples(config, batch)

@@ -84,9 +84,8 @@ def step_memory(config, batch: int, microbatch: int) -> dict[str, float]:
     """Bytes of the state and of what a step needs besides, and the seconds it took to compile."""
     config = config.copy_and_resolve_references()
     config.train.microbatch = microbatch
-    # As on accelerators, for which this analysis stands in.
-    model = build_model(config).clone(winograd=False)
-    step, _, state = build_train_step(config, model, make_mesh())
+    # With the convolutions of accelerators, for which this analysis stands in.
+    step, _, state = build_train_step(config, build_model(config), make_mesh())
     start = time.perf_counter()
     analysis = step.lower(state, _examples(config, batch)).compile().memory_analysis()
     return {

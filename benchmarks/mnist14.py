@@ -14,7 +14,7 @@ import jax
 from absl import app, flags
 
 from benchmarks.jax_contestants import build_train_step, examples, trajectory
-from iddpm_jax.config.build_model import build_model
+from iddpm_jax.config.build_model import build_model, with_fast_convolutions
 from iddpm_jax.distributed.mesh import make_mesh, shard_batch
 from iddpm_jax.recipes import mnist14
 
@@ -26,7 +26,8 @@ _NUMPY = {"epoch_seconds": 14 * 60, "ms_per_sampling_step": 25}
 def time_training(config, repeats: int) -> dict[str, float]:
     """Seconds to compile the step, and the median of an epoch's."""
     mesh = make_mesh()
-    step, init, _ = build_train_step(config, build_model(config), mesh)
+    model = with_fast_convolutions(build_model(config), mesh)
+    step, init, _ = build_train_step(config, model, mesh)
     state = jax.block_until_ready(init(jax.random.key(0)))
     batch = shard_batch(mesh, examples(config, config.train.batch_size))
     start = time.perf_counter()

@@ -12,7 +12,7 @@ import torch
 
 import iddpm_jax
 from iddpm_jax import models
-from iddpm_jax.config.build_model import build_model
+from iddpm_jax.config.build_model import build_model, with_fast_convolutions
 from iddpm_jax.config.build_state import restore_state
 from iddpm_jax.config.build_training import build_objective, build_optimizer
 from iddpm_jax.config.record import config_from_dict
@@ -21,6 +21,7 @@ from iddpm_jax.recipes import cifar10_cosine
 from iddpm_jax.training import metrics as mt
 from iddpm_jax.training.optimizer import get_moments
 from iddpm_jax.training.step import TrainStep
+from tests import tiny
 from tests.commands import TINY, run
 from tests.reference import channels_last, filler_weight, relative_error
 
@@ -153,19 +154,20 @@ def test_import_of_a_checkpoint_computes_what_the_reference_does(golden, tmp_pat
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("winograd", [False, True])
-def test_network_of_the_published_cifar10_checkpoint_equals_reference(golden, winograd):
+@pytest.mark.parametrize("fast", [False, True])
+def test_network_of_the_published_cifar10_checkpoint_equals_reference(golden, fast):
     entry = golden.json("published_checkpoints")["cifar10_uncond_50M_500K"]
     weights = {
         name: filler_weight(name, tuple(shape), golden.seed)
         for name, shape in entry["params"].items()
     }
-    model = build_model(cifar10_cosine.get_config()).clone(winograd=winograd)
+    model = build_model(cifar10_cosine.get_config())
+    model = with_fast_convolutions(model, tiny.mesh(1)) if fast else model
     params = models.params_from_torch(weights, model)
     arrays = golden.npz("cifar10_full")
     output = model.apply({"params": params}, channels_last(arrays["x"]), arrays["t"])
     error = relative_error(output, channels_last(arrays["output"]))
-    what = "full CIFAR-10 network: output" + " by Winograd's algorithm" * winograd
+    what = "full CIFAR-10 network: output" + " by Winograd's algorithm" * fast
     assert golden.report(what, error) <= NETWORK
 
 

@@ -4,12 +4,14 @@ import dataclasses
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import iddpm_jax
-from iddpm_jax.config import build_model
+from iddpm_jax.models import winograd
+from tests import tiny
 from tests.commands import run
 
 
@@ -108,10 +110,11 @@ def test_load_guides_a_model_trained_for_it(model):
 
 
 def test_load_gives_a_plain_network_and_samples_with_the_fast_one(uninterrupted, monkeypatch):
-    monkeypatch.setattr(build_model, "_one_cpu_device", lambda: True)
+    monkeypatch.setattr("iddpm_jax.config.build_trained_model.make_mesh", lambda: tiny.mesh(1))
     model = iddpm_jax.load(str(uninterrupted))
-    assert not model.model.winograd
-    assert model.fast_model == model.model.clone(winograd=True)
+    assert model.model.conv_general_dilated is jax.lax.conv_general_dilated
+    fast = winograd.conv_general_dilated
+    assert model.fast_model == model.model.clone(conv_general_dilated=fast)
     assert model.generator("ddim", "", 0.0, 1.0).model is model.fast_model
 
 

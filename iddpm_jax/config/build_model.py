@@ -1,5 +1,6 @@
 """From a configuration to the network, checked on the host before anything compiles."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -8,6 +9,7 @@ from iddpm_jax import models
 from iddpm_jax.config import own_parts
 from iddpm_jax.config.build_data import check_images
 from iddpm_jax.errors import UsageError
+from iddpm_jax.models import winograd
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
@@ -76,13 +78,21 @@ def build_model(config: ml_collections.ConfigDict) -> models.UNet:
         use_scale_shift_norm=c.use_scale_shift_norm,
         dtype=_DTYPES[c.dtype],
         in_channels=c.in_channels,
-        winograd=_one_cpu_device(),
     )
 
 
-def _one_cpu_device() -> bool:
-    """On several, Winograd's algorithm would sum more numbers over the devices than gradients."""
-    return jax.default_backend() == "cpu" and jax.device_count() == 1
+def with_fast_convolutions(model: nn.Module, mesh: jax.sharding.Mesh) -> nn.Module:
+    """The network with the convolutions that are fastest on the devices that it is to run on.
+
+    On one CPU device these are Winograd's, which have no forward-mode derivatives; on several they
+    would sum more numbers over the devices than gradients. A network of a user's own that has no
+    attribute `conv_general_dilated`, or has set it, stays what it is.
+    """
+    [*devices] = mesh.devices.flat
+    has_default = getattr(model, "conv_general_dilated", None) is jax.lax.conv_general_dilated
+    if not has_default or len(devices) > 1 or devices[0].platform != "cpu":
+        return model
+    return model.clone(conv_general_dilated=winograd.conv_general_dilated)
 
 
 def _embedded_classes(config: ml_collections.ConfigDict) -> int | None:

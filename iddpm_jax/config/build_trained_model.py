@@ -11,7 +11,7 @@ from iddpm_jax import diffusion as dm
 from iddpm_jax import distributed, models
 from iddpm_jax.config.build_data import build_source, build_standardization
 from iddpm_jax.config.build_diffusion import build_betas, build_diffusion, is_continuous
-from iddpm_jax.config.build_model import build_low_res, build_model
+from iddpm_jax.config.build_model import build_low_res, build_model, with_fast_convolutions
 from iddpm_jax.config.record import run_identity
 from iddpm_jax.distributed.mesh import make_mesh, replicated
 from iddpm_jax.errors import UsageError
@@ -44,9 +44,8 @@ def build_trained_model(
 
     classes = config.model.num_classes
     return TrainedModel(
-        # A network of a user's own has no fast convolutions to do without.
-        model=network.clone(winograd=False) if isinstance(network, models.UNet) else network,
-        fast_model=network,
+        model=network,
+        fast_model=with_fast_convolutions(network, make_mesh()),
         params=params,
         image_shape=(config.model.image_size,) * 2 + (config.model.in_channels,),
         low_res=build_low_res(config),

@@ -19,7 +19,7 @@ from iddpm_jax.config.build_diffusion import (
     is_continuous,
     with_schedule_digest,
 )
-from iddpm_jax.config.build_model import build_low_res, build_model
+from iddpm_jax.config.build_model import build_low_res, build_model, with_fast_convolutions
 from iddpm_jax.config.build_sampling import build_preview
 from iddpm_jax.config.record import run_identity
 from iddpm_jax.data import Source, describe, facts_of, in_memory, make_batches
@@ -111,7 +111,8 @@ def build_training(config: ml_collections.ConfigDict, class_names: Sequence[str]
     # What the data are comes first: the network's sizes follow from it. Decoding them comes last.
     source = open_data(config, "", class_names)
     distributed.check_same_everywhere(facts_of(source), "data")
-    model, objective = build_model(config), build_objective(config)
+    model = with_fast_convolutions(build_model(config), mesh)
+    objective = build_objective(config)
     source = in_memory(source, config.data.cache_mb)
     if jax.process_index() == 0:
         warn(config, source)

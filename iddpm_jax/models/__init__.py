@@ -3,7 +3,8 @@
 from iddpm_jax.models.architecture import Architecture, default_channel_mult, infer_architecture
 from iddpm_jax.models.resize import LowRes, area_downsample, upsample_bilinear
 from iddpm_jax.models.torch_weights import params_from_torch, params_to_torch, torch_param_shapes
-from iddpm_jax.models.unet import SuperResUNet, UNet, abstract_params, feature_sizes
+from iddpm_jax.models.unet import SuperResUNet, UNet, abstract_params
+from iddpm_jax.models.unet_checks import feature_sizes
 
 __all__ = [
     "Architecture",

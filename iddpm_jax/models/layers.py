@@ -4,29 +4,30 @@ Axis letters: B batch, … 1 to 3 spatial axes, C channels, E embedding width, N
 h heads. Parameters, norms and softmax are float32; `dtype` is that of everything between.
 """
 
-import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from iddpm_jax.models import winograd
+from jax.typing import DTypeLike
 
 NUM_GROUPS = 32
+
+# A function of the signature of `jax.lax.conv_general_dilated`, as flax's nn.Conv takes one.
+ConvGeneralDilated = Callable[..., jax.Array]
 
 # PyTorch's default for convolutions and linear layers: uniform on ±1/√fan_in, whose
 # variance is 1/(3 fan_in).
 kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def bias_init(fan_in: int):
+def bias_init(fan_in: int) -> Callable[..., jax.Array]:
     """PyTorch's default for biases: uniform on ±1/√fan_in of the layer's kernel."""
     bound = 1 / math.sqrt(fan_in)
 
-    def init(key, shape, dtype=jnp.float32):
+    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
@@ -52,8 +53,19 @@ def timestep_embedding(timesteps: jax.Array, dim: int, max_period: float = 10_00
     return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
 
 
-def dense(x: jax.Array, features: int, name: str, dtype=jnp.float32, zero: bool = False):
-    """A linear layer with PyTorch's initialisation, or with zeros."""
+def dense(
+    x: jax.Array,
+    features: int,
+    name: str,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    zero: bool = False,
+) -> jax.Array:
+    """A linear layer: `[…, C]` to `[…, features]`.
+
+    Initialised as PyTorch does it, or with zeros where `zero`. `dtype` is that of the computation
+    and the result; parameters are float32.
+    """
     zeros = nn.initializers.zeros_init()
     return nn.Dense(
         features,
@@ -69,40 +81,31 @@ def conv(
     features: int,
     name: str,
     *,
-    kernel: int = 3,
+    kernel_size: int = 3,
     strides: int | Sequence[int] = 1,
-    dtype=jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     zero: bool = False,
-    fast: bool = False,
+    conv_general_dilated: ConvGeneralDilated = jax.lax.conv_general_dilated,
 ) -> jax.Array:
-    """A convolution over all spatial axes of `[B, …, C]`, with PyTorch's initialisation.
+    """A convolution over all spatial axes: `[B, …, C]` to `[B, …, features]`.
 
-    `fast` allows Winograd's algorithm.
+    Kernels of an odd size are centred, and what lies outside counts as 0. Initialised and computed
+    as `dense`; `conv_general_dilated` is what computes it.
     """
     dims = x.ndim - 2
     zeros = nn.initializers.zeros_init()
     return nn.Conv(
         features,
-        (kernel,) * dims,
+        (kernel_size,) * dims,
         strides=strides,
         # Explicit, because SAME pads a strided convolution on one side only.
-        padding=kernel // 2,
+        padding=kernel_size // 2,
         dtype=dtype,
         kernel_init=zeros if zero else kernel_init,
-        bias_init=zeros if zero else bias_init(x.shape[-1] * kernel**dims),
-        conv_general_dilated=functools.partial(_convolve, fast),
+        bias_init=zeros if zero else bias_init(x.shape[-1] * kernel_size**dims),
+        conv_general_dilated=conv_general_dilated,
         name=name,
     )(x)
-
-
-def _convolve(fast: bool, x: jax.Array, kernel: jax.Array, strides, padding, **options):
-    """`lax.conv_general_dilated`, by other means where they are faster."""
-    if set(strides) == {1}:
-        if set(kernel.shape[:-2]) == {1}:
-            return x @ kernel.reshape(kernel.shape[-2:])
-        if fast and winograd.fits(x, kernel):
-            return winograd.convolve(x, kernel)
-    return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
 class GroupNorm(nn.Module):
@@ -134,19 +137,23 @@ def _group_means(x: jax.Array) -> jax.Array:
 
 
 class ResBlock(nn.Module):
-    """Residual block, told about the timestep by scale and shift or by addition (IDDPM, A)."""
+    """Residual block, which scale and shift or an addition tell the timestep (IDDPM, appendix A).
+
+    Attributes: those of `UNet`, and `features`, the channels of the output.
+    """
 
     features: int
     dropout: float
     use_scale_shift_norm: bool
-    dtype: jnp.dtype
-    winograd: bool = False
+    dtype: DTypeLike
+    conv_general_dilated: ConvGeneralDilated = jax.lax.conv_general_dilated
 
     @nn.compact
     def __call__(self, x: jax.Array, emb: jax.Array, train: bool) -> jax.Array:
         """`x [B, …, C]`, `emb [B, E]` to `[B, …, features]`. `train` switches dropout on."""
+        options = {"dtype": self.dtype, "conv_general_dilated": self.conv_general_dilated}
         h = nn.silu(GroupNorm(name="in_norm")(x))
-        h = conv(h, self.features, "in_conv", dtype=self.dtype, fast=self.winograd)
+        h = conv(h, self.features, "in_conv", **options)
 
         width = 2 * self.features if self.use_scale_shift_norm else self.features
         emb = dense(nn.silu(emb), width, "emb_proj").astype(h.dtype)
@@ -157,10 +164,10 @@ class ResBlock(nn.Module):
         else:
             h = GroupNorm(name="out_norm")(h + emb)
         h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
-        h = conv(h, self.features, "out_conv", dtype=self.dtype, zero=True, fast=self.winograd)
+        h = conv(h, self.features, "out_conv", zero=True, **options)
 
         if x.shape[-1] != self.features:
-            x = conv(x, self.features, "skip", kernel=1, dtype=self.dtype)
+            x = conv(x, self.features, "skip", kernel_size=1, **options)
         return x + h
 
 
@@ -168,7 +175,7 @@ class AttentionBlock(nn.Module):
     """Self-attention over all positions, with a residual connection."""
 
     num_heads: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -176,7 +183,7 @@ class AttentionBlock(nn.Module):
         batch, channels = x.shape[0], x.shape[-1]
         head_width = channels // self.num_heads
         h = GroupNorm(name="norm")(x).reshape(batch, -1, channels)
-        qkv = dense(h, 3 * channels, "qkv", self.dtype)
+        qkv = dense(h, 3 * channels, "qkv", dtype=self.dtype)
         # The channels are ordered [head, q/k/v, channel], as in the published weights.
         qkv = qkv.reshape(batch, -1, self.num_heads, 3, head_width)
         q, k, v = qkv.transpose(3, 0, 2, 1, 4)  # Each [B, h, N, channels of a head].
@@ -185,7 +192,8 @@ class AttentionBlock(nn.Module):
         weights = (q * scale) @ (k * scale).swapaxes(2, 3)
         weights = nn.softmax(weights.astype(jnp.float32)).astype(weights.dtype)
         h = (weights @ v).swapaxes(1, 2).reshape(batch, -1, channels)
-        return x + dense(h, channels, "proj_out", self.dtype, zero=True).reshape(x.shape)
+        h = dense(h, channels, "proj_out", dtype=self.dtype, zero=True)
+        return x + h.reshape(x.shape)
 
 
 def _resample_factors(dims: int) -> tuple[int, ...]:
@@ -197,32 +205,48 @@ class Downsample(nn.Module):
     """Halves the spatial axes (of a volume, the last two), by convolution or averaging."""
 
     use_conv: bool
-    dtype: jnp.dtype
+    dtype: DTypeLike
+    conv_general_dilated: ConvGeneralDilated = jax.lax.conv_general_dilated
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, H, …, C]` to `[B, H/2, …, C]`; a convolution rounds up, averaging down."""
         factors = _resample_factors(x.ndim - 2)
-        if self.use_conv:
-            return conv(x, x.shape[-1], "conv", strides=factors, dtype=self.dtype)
-        return nn.avg_pool(x, factors, strides=factors)
+        if not self.use_conv:
+            return nn.avg_pool(x, factors, strides=factors)
+        return conv(
+            x,
+            x.shape[-1],
+            "conv",
+            strides=factors,
+            dtype=self.dtype,
+            conv_general_dilated=self.conv_general_dilated,
+        )
 
 
 class Upsample(nn.Module):
-    """Doubles the spatial axes (of a volume, the last two) by repetition, then convolves.
-
-    Where the size before down-sampling was odd, the result is cut to that: `shape` `[B, …, C]`
-    says which it was. (For an odd size that is nearest-neighbour interpolation to it.)
-    """
+    """Doubles the spatial axes (of a volume, the last two) by repetition, then may convolve."""
 
     use_conv: bool
-    dtype: jnp.dtype
-    winograd: bool = False
+    dtype: DTypeLike
+    conv_general_dilated: ConvGeneralDilated = jax.lax.conv_general_dilated
 
     @nn.compact
-    def __call__(self, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    def __call__(self, x: jax.Array, shape: Sequence[int]) -> jax.Array:
+        """`[B, h, …, C]` to `[B, H, …, C]`, with the spatial axes of `shape` `[B, H, …, any]`.
+
+        H is 2h, or 2h - 1 where the size before down-sampling was odd: the result is cut to that,
+        which is nearest-neighbour interpolation to it.
+        """
         for axis, factor in enumerate(_resample_factors(x.ndim - 2), start=1):
             x = jnp.repeat(x, factor, axis=axis)
         x = x[(slice(None), *map(slice, shape[1:-1]))]
         if not self.use_conv:
             return x
-        return conv(x, x.shape[-1], "conv", dtype=self.dtype, fast=self.winograd)
+        return conv(
+            x,
+            x.shape[-1],
+            "conv",
+            dtype=self.dtype,
+            conv_general_dilated=self.conv_general_dilated,
+        )

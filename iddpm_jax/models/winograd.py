@@ -12,6 +12,7 @@ Axis letters: B batch, H W image, h w tiles (half of H and W), C and O channels.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,37 @@ Grid = Sequence[Sequence[jax.Array]]
 _TILES = 1024
 # With fewer than these the products are slow enough for it to pay to fill a part up.
 _FEWEST_TILES = 64
+
+
+# What flax's nn.Conv asks for, beside x and kernel, to convolve images with 3 × 3, padded by 1.
+_SAME_PADDING = {
+    "window_strides": (1, 1),
+    "padding": ((1, 1), (1, 1)),
+    "lhs_dilation": (1, 1),
+    "rhs_dilation": (1, 1),
+    "dimension_numbers": jax.lax.conv_dimension_numbers(
+        (1, 1, 1, 1), (1, 1, 1, 1), ("NHWC", "HWIO", "NHWC")
+    ),
+    "feature_group_count": 1,
+    "precision": None,
+}
+
+
+def conv_general_dilated(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    **options: Any,
+) -> jax.Array:
+    """`jax.lax.conv_general_dilated`, by Winograd's algorithm where nn.Conv asks for what it does.
+
+    What it computes so has no forward-mode derivatives (`jax.jvp`).
+    """
+    given = {"window_strides": tuple(window_strides), "padding": tuple(padding), **options}
+    if given == _SAME_PADDING and fits(lhs, rhs):
+        return convolve(lhs, rhs)
+    return jax.lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
 
 
 def fits(x: jax.Array, kernel: jax.Array) -> bool:

@@ -1,6 +1,9 @@
 import inspect
 import re
+from types import SimpleNamespace
 
+import flax.linen as nn
+import jax
 import ml_collections
 import numpy as np
 import pytest
@@ -11,11 +14,16 @@ from iddpm_jax import diffusion
 from iddpm_jax.config import defaults
 from iddpm_jax.config.build_data import build_source
 from iddpm_jax.config.build_diffusion import build_diffusion
-from iddpm_jax.config.build_model import build_model, follow_image_size
+from iddpm_jax.config.build_model import (
+    build_model,
+    follow_image_size,
+    with_fast_convolutions,
+)
 from iddpm_jax.config.build_training import build_training
 from iddpm_jax.config.check import check_config
 from iddpm_jax.config.record import MAY_CHANGE, config_from_dict
 from iddpm_jax.errors import UsageError
+from iddpm_jax.models import winograd
 from iddpm_jax.recipes import cifar10_cosine, digits
 from tests import tiny
 
@@ -226,11 +234,36 @@ def test_build_diffusion_reads_the_flags_of_the_original(keys, var_type, loss_ty
     assert isinstance(d, diffusion.GaussianDiffusion)
 
 
-@pytest.mark.parametrize(("backend", "devices"), [("cpu", 1), ("cpu", 8), ("gpu", 1)])
-def test_build_model_takes_winograd_on_a_single_cpu_device(monkeypatch, backend, devices):
-    monkeypatch.setattr("jax.default_backend", lambda: backend)
-    monkeypatch.setattr("jax.device_count", lambda: devices)
-    assert build_model(tiny.config()).winograd == ((backend, devices) == ("cpu", 1))
+@pytest.mark.parametrize(
+    ("platform", "devices", "expected"),
+    [
+        ("cpu", 1, winograd.conv_general_dilated),
+        ("cpu", 8, jax.lax.conv_general_dilated),
+        ("gpu", 1, jax.lax.conv_general_dilated),
+    ],
+)
+def test_with_fast_convolutions_takes_winograd_on_a_single_cpu_device(platform, devices, expected):
+    mesh = SimpleNamespace(devices=np.array(devices * [SimpleNamespace(platform=platform)]))
+    plain = build_model(tiny.config())
+    model, again = (with_fast_convolutions(build_model(tiny.config()), mesh) for _ in range(2))
+    assert plain.conv_general_dilated is jax.lax.conv_general_dilated
+    assert model == plain.clone(conv_general_dilated=expected)
+    assert (model, hash(model)) == (again, hash(again))
+
+
+def test_with_fast_convolutions_leaves_those_that_a_user_has_chosen():
+    def mine(*args, **options):
+        return jax.lax.conv_general_dilated(*args, **options)
+
+    for model in (build_model(tiny.config()).clone(conv_general_dilated=mine), nn.Dense(3)):
+        assert with_fast_convolutions(model, tiny.mesh(1)) is model
+
+
+def test_build_training_takes_fast_convolutions_on_a_single_cpu_device(monkeypatch):
+    assert tiny.training().model == build_model(tiny.config())  # Eight devices.
+    monkeypatch.setattr("iddpm_jax.config.build_training.make_mesh", lambda *_: tiny.mesh(1))
+    model = build_training(tiny.config()).model
+    assert model.conv_general_dilated is winograd.conv_general_dilated
 
 
 def test_config_from_dict_reads_what_an_older_version_wrote():

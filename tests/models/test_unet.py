@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from iddpm_jax import models
+from iddpm_jax.models import winograd
 from iddpm_jax.models.layers import Upsample
 from tests import tiny
 
@@ -146,6 +147,21 @@ def test_super_res_unet_refuses_low_res_that_does_not_fit(low_res, message):
     x = jnp.zeros((2, 4, 4, 1))
     with pytest.raises(ValueError, match=message):
         models.SuperResUNet(**OPTIONS).init(jax.random.key(0), x, jnp.zeros(2), low_res=low_res)
+
+
+def test_unet_has_derivatives_in_forward_mode():
+    model = models.UNet(**{**OPTIONS, "model_channels": 64})
+    params, x, _ = _init(model, size=8)
+
+    def derivative(model):
+        def apply(x):
+            return model.apply({"params": params}, x, jnp.zeros(2))
+
+        return jax.eval_shape(lambda x: jax.jvp(apply, (x,), (x,))[1], x)
+
+    assert derivative(model).shape == (2, 8, 8, 2)
+    with pytest.raises(TypeError, match="forward-mode"):
+        derivative(model.clone(conv_general_dilated=winograd.conv_general_dilated))
 
 
 @pytest.mark.parametrize("size", [5, 7, 14])

@@ -1,8 +1,11 @@
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.signal import correlate
 
+from iddpm_jax import models
 from iddpm_jax.models import winograd
 from iddpm_jax.models.layers import GroupNorm
 from tests.reference import relative_error
@@ -79,6 +82,59 @@ def test_fits_takes_even_sizes_and_many_channels(x, kernel, expected):
     shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in (x, kernel)]
     assert winograd.fits(*shapes) == expected
     assert not winograd.fits(jax.ShapeDtypeStruct(x, "bfloat16"), shapes[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "by_winograd"),
+    [
+        ({"padding": 1}, True),
+        ({"padding": 0}, False),
+        ({"padding": "CIRCULAR"}, False),
+        ({"padding": 1, "strides": 2}, False),
+        ({"padding": 2, "kernel_dilation": 2}, False),
+        ({"padding": 1, "input_dilation": 2}, False),
+        ({"padding": 1, "precision": "highest"}, False),
+        ({"padding": 1, "dtype": jnp.bfloat16}, False),
+    ],
+)
+def test_conv_general_dilated_leaves_to_lax_what_winograd_does_not_do(options, by_winograd):
+    x, kernel = _random(1, 8, 8, 64), _random(3, 3, 64, 64)
+
+    def convolve(x, conv_general_dilated):
+        layer = nn.Conv(
+            64, (3, 3), use_bias=False, conv_general_dilated=conv_general_dilated, **options
+        )
+        return layer.apply({"params": {"kernel": kernel}}, x)
+
+    fast = winograd.conv_general_dilated
+    program = str(jax.make_jaxpr(convolve, static_argnums=1)(x, fast))
+    assert ("conv_general_dilated" not in program) == by_winograd
+    expected = convolve(x, jax.lax.conv_general_dilated)
+    assert relative_error(convolve(x, fast), expected) <= ULPS
+
+
+def test_conv_general_dilated_does_all_that_it_can_of_a_network():
+    model = models.UNet(
+        model_channels=64,
+        out_channels=6,
+        num_res_blocks=1,
+        attention_resolutions=(),
+        channel_mult=(1, 2),
+        conv_general_dilated=winograd.conv_general_dilated,
+    )
+    params = models.abstract_params(model)
+    x, timesteps = jnp.zeros((1, 16, 16, 3)), jnp.zeros(1)
+
+    def convolutions(model):
+        def apply(params):
+            return model.apply({"params": params}, x, timesteps)
+
+        return str(jax.make_jaxpr(apply)(params)).count("conv_general_dilated[")
+
+    # The first and the last one, one that strides, and five of 1 × 1.
+    assert convolutions(model) == 3 + 5
+    plain = model.clone(conv_general_dilated=jax.lax.conv_general_dilated)
+    assert convolutions(plain) == 3 + 5 + 2 * 8 + 1
 
 
 def test_group_norm_is_exact_far_from_zero():
