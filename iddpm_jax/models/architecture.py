@@ -1,4 +1,4 @@
-"""Which network a torch state dict is of, told from the names and shapes of its parameters.
+"""The architecture of a UNet, read from the names and shapes in a torch state dict.
 
 Letters: L resolutions, N residual blocks per resolution.
 """
@@ -16,14 +16,14 @@ _BLOCK = re.compile(r"(input|output)_blocks\.(\d+)\.")
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """What the parameters' shapes tell of a UNet; the words are those of `UNet`.
+    """The attributes of a `UNet` that its parameters' shapes determine.
 
     Attributes:
       dims: number of spatial axes.
       input_channels: channels that the first convolution sees: the image's, or twice as many
         in a super-resolution network.
       output_channels: the image's, or twice as many where the variance is learned.
-      conv_resample: None where nothing is resampled, so that nothing tells.
+      conv_resample: None for a network of one resolution, which resamples nothing.
     """
 
     dims: int
@@ -54,9 +54,9 @@ class Architecture:
 
 
 def infer_architecture(shapes: Shapes) -> Architecture:
-    """Reads the architecture off a state dict's names and shapes.
+    """Reads the architecture from the shapes of a state dict's parameters, by name.
 
-    The result is a claim that `params_from_torch` then checks parameter by parameter.
+    A few parameters decide; `params_from_torch` checks all of them against the network.
 
     Raises:
       UsageError: it is not the state dict of a UNet of improved diffusion.
@@ -99,7 +99,7 @@ def infer_architecture(shapes: Shapes) -> Architecture:
 
 
 def _shape(shapes: Shapes, name: str) -> tuple[int, ...]:
-    """The shape of a kernel that every such network has."""
+    """The shape of a kernel that every such network has; UsageError where it is missing."""
     shape = tuple(shapes.get(name, ()))
     if len(shape) < 2 or min(shape) < 1:
         found = f"has shape {shape}" if name in shapes else "is missing"
@@ -108,12 +108,12 @@ def _shape(shapes: Shapes, name: str) -> tuple[int, ...]:
 
 
 def _levels(shapes: Shapes) -> list[list[str]]:
-    """Names of the residual blocks on the way down, by resolution.
+    """Names of the residual blocks on the way down, `input_blocks.i`, by resolution.
 
-    Between two resolutions there is a down-sampling, which has a convolution (`op`) or, where
-    it pools, no parameter at all: then its number is one that no parameter has.
+    Between two resolutions there is a down-sampling. It has a convolution (`op`) or, where it
+    pools, no parameter: then no parameter has its number.
     """
-    numbers = {"input": set(), "output": set()}
+    numbers: dict[str, set[int]] = {"input": set(), "output": set()}
     for name in shapes:
         match = _BLOCK.match(name)
         if match and len(match[2]) <= 4:

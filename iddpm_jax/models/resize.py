@@ -11,7 +11,7 @@ import numpy as np
 
 
 def area_downsample(images: jax.Array, size: int) -> jax.Array:
-    """Means over areas: `[B, H, W, C]` to float32 `[B, size, size, C]`.
+    """Shrinks images by means over areas: `[B, H, W, C]` to float32 `[B, size, size, C]`.
 
     As torch's `interpolate(mode="area")`: pixel i of the result is the mean of the rows (and
     columns) from ⌊i · H / h⌋ to ⌈(i + 1) · H / h⌉, which overlap where h does not divide H.
@@ -31,7 +31,7 @@ def _area_weights(large: int, small: int) -> np.ndarray:
 
 
 def upsample_bilinear(images: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """`[B, h, w, C]` to `shape` `[B, H, W, C]`.
+    """Enlarges images `[B, h, w, C]` to `shape` `[B, H, W, C]`.
 
     Half-pixel centres and clamped edges, as torch's bilinear with align_corners=False.
     """
@@ -40,23 +40,27 @@ def upsample_bilinear(images: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 class LowRes(NamedTuple):
-    """What a super-resolution model sees of an image, or makes of a smaller one.
+    """Makes the low-resolution input of a super-resolution model from images.
 
-    size: h and w.
-    noise: standard deviation of the Gaussian noise that is added, so that the model does not
-      rely on details that a base model's samples have wrong (conditioning augmentation, Ho et
-      al. 2022, section 4.2); 0 for none.
+    Attributes:
+      size: h and w, in pixels.
+      noise: standard deviation of the Gaussian noise that is added, so that the model does not
+        rely on details that a base model's samples have wrong (conditioning augmentation, Ho et
+        al. 2022, section 4.2); 0 for none.
     """
 
     size: int
     noise: float = 0.0
 
     def __call__(self, images: jax.Array, keys: jax.Array) -> jax.Array:
-        """Images `[B, H, W, C]` in [-1, 1] to the input `[B, h, w, C]`, with keys `[B]`."""
+        """Shrinks images `[B, H, W, C]` in [-1, 1] to `[B, h, w, C]` and adds the noise.
+
+        `keys` `[B]` draw the noise of each image.
+        """
         return self.augment(area_downsample(images, self.size), keys)
 
     def augment(self, low_res: jax.Array, keys: jax.Array) -> jax.Array:
-        """Adds the noise to images `[B, h, w, C]`."""
+        """Adds the noise to images `[B, h, w, C]` in [-1, 1]; `keys` `[B]` draw that of each."""
         if not self.noise:
             return low_res
         draw = jax.vmap(lambda key: jax.random.normal(key, low_res.shape[1:]))

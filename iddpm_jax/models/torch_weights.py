@@ -1,4 +1,4 @@
-"""Parameter names and layouts: OpenAI's torch state dicts and our parameter tree.
+"""Converts parameters between OpenAI's torch state dicts and our parameter tree.
 
 Everything works on plain dicts of numpy arrays; torch itself is not needed.
 
@@ -18,6 +18,7 @@ Everything works on plain dicts of numpy arrays; torch itself is not needed.
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -62,17 +63,17 @@ def _torch_name(path: Path, blocks: set[str]) -> str:
     match = _BLOCK.fullmatch(top)
     if match is None:
         raise UsageError(f"parameter {'/'.join(path)} is not one of a UNet")
-    place, index, kind = match.groups()
+    side, index, kind = match.groups()
     layer = {"res": _RES, "attn": _ATTN, "downsample": {"conv": "op"}, "upsample": {"conv": "conv"}}
     name = layer[kind][inner[0]]
-    if place == "mid":
+    if side == "mid":
         return f"middle_block.{index}.{name}.{_LEAF[leaf]}"
     # Within a block torch numbers what is there: residual block, attention, up-sampling.
     position = {"res": 0, "downsample": 0, "attn": 1, "upsample": 1}[kind]
     if kind == "upsample" and f"up_{index}_attn" in blocks:
         position = 2
-    side = "input_blocks" if place == "down" else "output_blocks"
-    return f"{side}.{index}.{position}.{name}.{_LEAF[leaf]}"
+    torch_blocks = "input_blocks" if side == "down" else "output_blocks"
+    return f"{torch_blocks}.{index}.{position}.{name}.{_LEAF[leaf]}"
 
 
 def _is_pointwise(path: Path) -> bool:
@@ -95,11 +96,12 @@ def _from_torch_layout(path: Path, value: np.ndarray) -> np.ndarray:
 
 
 def _torch_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-    # A view of one element, so that the layout rules are written once and cost nothing.
+    # A view of one element, so that the rules of layouts are written once and copy nothing.
     return _to_torch_layout(path, np.broadcast_to(np.float32(0), shape)).shape
 
 
-def _flatten(tree: Mapping, prefix: Path = ()) -> Iterable[tuple[Path, object]]:
+def _flatten(tree: Mapping, prefix: Path = ()) -> Iterable[tuple[Path, Any]]:
+    """(path, leaf) of every parameter of a tree of dicts."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from _flatten(value, (*prefix, name))
@@ -113,13 +115,13 @@ def _insert(tree: dict, path: Path, value: np.ndarray) -> None:
     tree[path[-1]] = value
 
 
-def _registration_order(name: str) -> list[int]:
-    """Sorts torch names as the reference registers its parameters."""
+def _registration_key(name: str) -> list[int]:
+    """The key that sorts torch names as the reference registers its parameters."""
     return [int(x) if x.isdigit() else _REGISTERED.index(x) for x in name.split(".")]
 
 
-def _registered(state_dict: Mapping) -> dict:
-    return {name: state_dict[name] for name in sorted(state_dict, key=_registration_order)}
+def _in_registration_order(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: state_dict[name] for name in sorted(state_dict, key=_registration_key)}
 
 
 def torch_param_shapes(model: UNet) -> dict[str, tuple[int, ...]]:
@@ -129,7 +131,7 @@ def torch_param_shapes(model: UNet) -> dict[str, tuple[int, ...]]:
     """
     params = abstract_params(model)
     blocks = set(params)
-    return _registered(
+    return _in_registration_order(
         {
             _torch_name(path, blocks): _torch_shape(path, leaf.shape)
             for path, leaf in _flatten(params)
@@ -140,7 +142,7 @@ def torch_param_shapes(model: UNet) -> dict[str, tuple[int, ...]]:
 def params_to_torch(params: Mapping) -> dict[str, np.ndarray]:
     """Our parameter tree as a torch state dict of numpy arrays, each C-contiguous, in order."""
     blocks = set(params)
-    return _registered(
+    return _in_registration_order(
         {
             _torch_name(path, blocks): np.ascontiguousarray(
                 _to_torch_layout(path, np.asarray(value))
@@ -181,6 +183,7 @@ def params_from_torch(state_dict: Mapping[str, np.ndarray], model: UNet) -> dict
 
 
 def _ordered_like(tree: dict, like: Mapping) -> dict:
+    """`tree` with the keys of all its dicts in the order of `like`."""
     return {
         name: _ordered_like(tree[name], value) if isinstance(value, Mapping) else tree[name]
         for name, value in like.items()

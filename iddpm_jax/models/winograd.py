@@ -74,12 +74,12 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return _join(jax.lax.map(lambda part: _filter(part, u), _cut(x)), x.shape[0])
 
 
-def _forward(x, kernel):
+def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return convolve(x, kernel), (x, kernel)
 
 
 @jax.jit
-def _backward(residuals, dy):
+def _backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The gradients of x and of the kernel.
 
     That of x is dy convolved with the kernel turned round, whose G g Gᵀ is that of the kernel
@@ -129,8 +129,8 @@ def _every_second(x: jax.Array, size: int) -> Grid:
     return [[x[:, i : i + height : 2, j : j + width : 2] for j in range(size)] for i in range(size)]
 
 
-def _both_axes(f: Callable, grid) -> Grid:
-    """f of the rows of a grid, then of the columns of that: F d Fᵀ for the matrix F of f."""
+def _both_axes(f: Callable, grid: Grid) -> Grid:
+    """F d Fᵀ of a grid d, where f(d₀, d₁, …) is F (d₀, d₁, …)ᵀ."""
     columns = [f(*column) for column in zip(*grid, strict=True)]
     return [list(f(*row)) for row in zip(*columns, strict=True)]
 
@@ -158,10 +158,12 @@ def _a(y0, y1):
 
 
 def _pairwise(f: Callable, a: Grid, b: Grid) -> Grid:
+    """f of every entry of one grid and its counterpart in another."""
     return [[f(p, q) for p, q in zip(*rows, strict=True)] for rows in zip(a, b, strict=True)]
 
 
 def _rows(x: jax.Array) -> jax.Array:
+    """`[…, C]` as a matrix `[N, C]`."""
     return x.reshape(-1, x.shape[-1])
 
 
@@ -188,5 +190,5 @@ def _images_at_a_time(batch: int, tiles: int) -> int:
 
 
 def _join(parts: jax.Array, batch: int) -> jax.Array:
-    """What `_cut` has cut, `[B, H, W, C]`."""
+    """Undoes `_cut`: `[parts, n, H, W, C]` to the first `batch` images."""
     return parts.reshape(-1, *parts.shape[2:])[:batch]
