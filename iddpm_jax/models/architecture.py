@@ -137,7 +137,8 @@ def _levels(shapes: Shapes) -> list[list[str]]:
     return levels
 
 
-# By number of resolutions; 32 x 32 is the exception among the four.
+# Factors on the width by number of resolutions. The reference has those of 256 and 64 pixels
+# (6 and 4 resolutions), and (1, 2, 2, 2) for 32.
 _CHANNEL_MULTS = {
     1: (1,),
     2: (1, 2),
@@ -149,7 +150,7 @@ _CHANNEL_MULTS = {
 
 
 def default_channel_mult(image_size: int) -> tuple[int, ...]:
-    """The reference's factors for 32, 64 and 256 pixels, and their like for other sizes.
+    """`UNet.channel_mult` for square images of a size: the reference's, and its like for others.
 
     The network halves the image while it stays even and at least 4 wide (8 from 64 on).
     """

@@ -269,6 +269,6 @@ class SuperResUNet(UNet):
         return jnp.concatenate([x, upsampled.astype(x.dtype)], axis=-1)
 
 
-def abstract_params(model: UNet) -> dict:
-    """The parameter tree of `model` as shapes and dtypes, without computing anything."""
+def abstract_params(model: nn.Module) -> dict:
+    """The tree that `model.init_params` makes, as shapes and dtypes, without computing anything."""
     return jax.eval_shape(lambda: model.init_params(jax.random.key(0)))
