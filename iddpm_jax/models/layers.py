@@ -137,7 +137,7 @@ def _group_means(x: jax.Array) -> jax.Array:
 
 
 class ResBlock(nn.Module):
-    """Residual block, which scale and shift or an addition tell the timestep (IDDPM, appendix A).
+    """Residual block, conditioned by scale and shift or by addition (IDDPM, appendix A).
 
     Attributes: those of `UNet`, and `features`, the channels of the output.
     """
