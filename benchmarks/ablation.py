@@ -25,8 +25,9 @@ from iddpm_jax.data.image_batches import image_batches
 from iddpm_jax.distributed.mesh import make_mesh
 from iddpm_jax.evaluation.bound import make_bound, summarise
 from iddpm_jax.files.atomic import write_json
+from iddpm_jax.files.lock import LockedError, lock
 from iddpm_jax.files.plots import save_curves_plot
-from iddpm_jax.files.workdir import LockedError, lock, open_workdir
+from iddpm_jax.files.workdir import open_workdir
 from iddpm_jax.recipes import digits
 from iddpm_jax.training import loop
 

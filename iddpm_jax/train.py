@@ -32,11 +32,11 @@ def main() -> None:
     own_code.allow(values)  # A recipe is the user's own program, and so is what it names.
     from iddpm_jax import distributed
     from iddpm_jax.cli import compilation_cache
-    from iddpm_jax.config import defaults
     from iddpm_jax.config.build_model import follow_image_size
     from iddpm_jax.config.build_training import build_training
     from iddpm_jax.config.record import MAY_CHANGE
     from iddpm_jax.files import workdir
+    from iddpm_jax.files.lock import lock
     from iddpm_jax.files.paths import local_path
     from iddpm_jax.training import loop
 
@@ -48,13 +48,8 @@ def main() -> None:
         run = build_training(config, workdir.known_labels(str(directory)))
 
         def open_workdir() -> None:
-            held.enter_context(workdir.lock(directory))
-            workdir.open_workdir(
-                str(directory),
-                run.config,
-                MAY_CHANGE,
-                defaults.get_config().to_dict(),
-            )
+            held.enter_context(lock(directory))
+            workdir.open_workdir(str(directory), run.config, MAY_CHANGE)
             if run.data.class_names:
                 workdir.write_labels(directory, run.data.class_names)
 

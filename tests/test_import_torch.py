@@ -16,7 +16,8 @@ from iddpm_jax.config.build_model import build_model, with_fast_convolutions
 from iddpm_jax.config.build_state import restore_state
 from iddpm_jax.config.build_training import build_objective, build_optimizer
 from iddpm_jax.config.record import config_from_dict
-from iddpm_jax.files.workdir import lock, read_config
+from iddpm_jax.files.lock import lock
+from iddpm_jax.files.workdir import read_config
 from iddpm_jax.recipes import cifar10_cosine
 from iddpm_jax.training import metrics as mt
 from iddpm_jax.training.optimizer import get_moments

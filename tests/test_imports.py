@@ -103,7 +103,7 @@ def test_config_dicts_are_read_by_config_only():
         where = path.relative_to(PACKAGE).as_posix()
         if not where.startswith("config/") and where != "cli/config_flag.py":
             reads[where] = config_reads.find(path.read_text(encoding="utf-8"), PACKAGE)
-    assert {where for where, found in reads.items() if found} == READING, reads
+    assert not any(reads.values()), reads
 
 
 @pytest.mark.parametrize(

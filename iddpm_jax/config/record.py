@@ -52,7 +52,6 @@ def run_identity(
         class_names=None if class_names is None else tuple(class_names),
         fingerprint=fingerprint,
         may_change=MAY_CHANGE,
-        defaults=defaults.get_config().to_dict(),
         data_may_change=config.data.may_change,
     )
 

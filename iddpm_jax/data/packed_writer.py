@@ -1,7 +1,6 @@
 """Writes packed images, as `packed.py` reads them."""
 
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
@@ -13,10 +12,11 @@ import numpy as np
 from iddpm_jax.data.packed import FORMAT_VERSION
 from iddpm_jax.errors import UsageError
 from iddpm_jax.files.atomic import write_json
+from iddpm_jax.files.lock import LOCK_FILE, lock
 from iddpm_jax.files.untrusted import open_regular, read_json
 
 _SAVE_EVERY = 1000
-_OWN_FILES = ("images.bin", "labels.bin", "progress.json", ".lock")
+_OWN_FILES = ("images.bin", "labels.bin", "progress.json", LOCK_FILE)
 
 
 class PackedWriter:
@@ -39,20 +39,12 @@ class PackedWriter:
         self._open_files = contextlib.ExitStack()
         with contextlib.ExitStack() as on_error, self._writing():
             on_error.callback(self.close)
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock()
+            self._open_files.enter_context(lock(folder))
             # Under the lock, so that no split is begun anew that was just completed.
             if (folder / "info.json").exists():
                 raise UsageError(f"{folder} is complete already")
             self._continue()
             on_error.pop_all()
-
-    def _lock(self) -> None:
-        lock = self._opened(".lock")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"{self._folder} is being written by another process") from None
 
     def close(self) -> None:
         """Lets go of the files; what was written since the last note is written again."""
@@ -149,7 +141,7 @@ class PackedWriter:
         with self._writing():
             write_json(self._folder / "info.json", info)
             self._progress.unlink()
-            (self._folder / ".lock").unlink()
+            (self._folder / LOCK_FILE).unlink()
         self.close()
         return self._kept
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from iddpm_jax import distributed
 from iddpm_jax.files.atomic import refusing_disk_errors, remove_scratch
+from iddpm_jax.files.lock import LOCK_FILE, lock
 from iddpm_jax.files.shards import (
     Shards,
     check_settings,
@@ -19,7 +20,6 @@ from iddpm_jax.files.shards import (
     record_settings,
 )
 from iddpm_jax.files.untrusted import safe_file_name
-from iddpm_jax.files.workdir import lock
 
 
 @contextlib.contextmanager
@@ -87,7 +87,7 @@ def remove_shards_of_other_settings(
 def remove_shards_and_record(directory: pathlib.Path, record: str) -> None:
     """Removes what `lock_and_record` and `Shards` wrote, and the directory if it is empty then."""
     Shards(directory / "shards", 0).remove()
-    for name in (record, ".lock"):
+    for name in (record, LOCK_FILE):
         (directory / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # There is something else in it, or it is a link.
         directory.rmdir()

@@ -25,6 +25,7 @@ from iddpm_jax.files.atomic import (
     write_atomically,
     write_json,
 )
+from iddpm_jax.files.lock import LOCK_FILE
 from iddpm_jax.files.npz import (
     ArrayKind,
     DamagedError,
@@ -36,7 +37,7 @@ from iddpm_jax.files.npz import (
 )
 from iddpm_jax.files.untrusted import read_json
 
-_OURS = frozenset({".lock", ".processes"})  # What may be there before the record is.
+_OURS = frozenset({LOCK_FILE, ".processes"})  # What may be there before the record is.
 _SHARD = re.compile(r"\d{9,}\.npz")
 
 

@@ -1,7 +1,5 @@
 """The work directory: what a run writes, and what says which run it is."""
 
-import contextlib
-import fcntl
 import json
 import os
 import pathlib
@@ -10,48 +8,37 @@ from typing import Any
 
 from iddpm_jax.errors import UsageError
 from iddpm_jax.files.atomic import write_json
-from iddpm_jax.files.untrusted import open_regular, read_json
+from iddpm_jax.files.lock import absolute, lock_unless_held
+from iddpm_jax.files.untrusted import read_json
 
 _ABSENT = object()
-_held: set[pathlib.Path] = set()  # Directories whose lock this process has.
 
 
-class LockedError(UsageError):
-    """Another process is writing the work directory."""
-
-
-def open_workdir(
-    path: str,
-    config: Mapping[str, Any],
-    may_change: Collection[str],
-    defaults: Mapping[str, Any] | None = None,
-) -> pathlib.Path:
+def open_workdir(path: str, config: Mapping[str, Any], may_change: Collection[str]) -> pathlib.Path:
     """Creates the work directory, or checks that it belongs to this run, and records the config.
 
-    That is done under the directory's `lock`, which the caller may hold already, since the record
-    may be that of a run under way.
+    The directory is locked meanwhile, unless the caller holds its lock already: a run that is under
+    way must not lose its record.
 
     Args:
       path: the directory.
       config: the resolved configuration, nested dicts of plain values.
       may_change: dotted keys in which a run that is continued may differ.
-      defaults: the default configuration, whose values a directory of an older version has for
-        the keys that it lacks.
 
     Raises:
       UsageError: the directory cannot be written, or holds a run with another configuration;
         the message lists the keys that differ with both values.
     """
-    workdir = _absolute(path)
-    with contextlib.nullcontext() if workdir in _held else lock(workdir):
-        _record_config(workdir, as_json(config), may_change, defaults)
+    workdir = absolute(path)
+    with lock_unless_held(workdir):
+        _record_config(workdir, as_json(config), may_change)
     return workdir
 
 
-def _record_config(workdir: pathlib.Path, config, may_change, defaults) -> None:
+def _record_config(workdir: pathlib.Path, config: Any, may_change: Collection[str]) -> None:
     file = workdir / "config.json"
     if os.path.lexists(file):
-        before = flatten(as_json(defaults or {})) | flatten(read_config(workdir))
+        before = flatten(read_config(workdir))
         lines = differences(before, flatten(config), may_change, ("the directory has", "this run"))
         if lines:
             raise UsageError(
@@ -65,42 +52,6 @@ def _record_config(workdir: pathlib.Path, config, may_change, defaults) -> None:
         write_json(file, config)
     except OSError as error:
         raise UsageError(f"the work directory {workdir} cannot be written: {error}") from error
-
-
-def _absolute(path: str) -> pathlib.Path:
-    if not path.strip():
-        raise UsageError("--workdir is empty: name a directory")
-    return pathlib.Path(path).absolute()
-
-
-@contextlib.contextmanager
-def lock(path: str | pathlib.Path):
-    """Keeps other processes from writing a directory, which is made, as long as it is entered.
-
-    The system lets go of the lock when the process ends, however it ends.
-
-    Raises:
-      LockedError: another process has it.
-      UsageError: the directory cannot be written, or its file `.lock` is none to be locked.
-    """
-    workdir = _absolute(str(path))
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        descriptor = open_regular(workdir / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
-    except OSError as error:
-        raise UsageError(f"the directory {workdir} cannot be written: {error}") from error
-    with os.fdopen(descriptor, "rb+"):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LockedError(f"{workdir} is being written by another process") from None
-        except OSError as error:
-            raise UsageError(f"the directory {workdir} cannot be written: {error}") from error
-        _held.add(workdir)
-        try:
-            yield
-        finally:
-            _held.discard(workdir)
 
 
 def read_config(workdir: pathlib.Path, name: str = "config.json") -> dict[str, Any]:

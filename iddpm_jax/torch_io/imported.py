@@ -12,7 +12,8 @@ from typing import Any
 
 from iddpm_jax.errors import UsageError
 from iddpm_jax.files.atomic import write_json
-from iddpm_jax.files.workdir import lock, open_workdir
+from iddpm_jax.files.lock import LOCK_FILE, lock
+from iddpm_jax.files.workdir import open_workdir
 from iddpm_jax.torch_io.conventions import Conventions
 from iddpm_jax.torch_io.run_files import RunFiles
 from iddpm_jax.training.checkpoint_writer import save_host_state
@@ -78,7 +79,7 @@ def _replacing_directory(directory: pathlib.Path) -> Iterator[pathlib.Path]:
             for left_over in scratch.iterdir():  # By an import that was killed.
                 if left_over.is_dir():
                     shutil.rmtree(left_over)
-                elif left_over.name != ".lock":
+                elif left_over.name != LOCK_FILE:
                     left_over.unlink()
             yield scratch
             os.rename(scratch, directory)

@@ -11,7 +11,7 @@ import optax
 from iddpm_jax import models
 from iddpm_jax.errors import UsageError
 from iddpm_jax.files.atomic import refusing_disk_errors
-from iddpm_jax.files.workdir import lock
+from iddpm_jax.files.lock import lock
 from iddpm_jax.torch_io.conventions import (
     Conventions,
     arrays_from_torch,

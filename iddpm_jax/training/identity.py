@@ -22,8 +22,6 @@ class RunIdentity:
         known, as of imported weights: then they are not compared.
       fingerprint: what tells versions of the data apart; "" where it is not known.
       may_change: dotted keys of the configuration in which a run that is continued may differ.
-      defaults: the default configuration, whose values one of an older version has for the keys
-        that it lacks.
       data_may_change: whether to continue with other data than those of the checkpoint.
     """
 
@@ -31,7 +29,6 @@ class RunIdentity:
     class_names: tuple[str, ...] | None = None
     fingerprint: str = ""
     may_change: frozenset[str] = frozenset()
-    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     data_may_change: bool = False
 
     def as_meta(self) -> dict[str, Any]:
@@ -41,10 +38,9 @@ class RunIdentity:
 
     def difference(self, meta: Mapping[str, Any]) -> str:
         """How the run of a checkpoint differs from this one, in one line; "" if it does not."""
-        known = flatten(as_json(self.defaults))
         lines = differences(
-            known | flatten(meta["config"]),
-            known | flatten(as_json(self.config)),
+            flatten(meta["config"]),
+            flatten(as_json(self.config)),
             self.may_change,
             ("it has", "config.json has"),
         )

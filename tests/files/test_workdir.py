@@ -5,14 +5,8 @@ import os
 import pytest
 
 from iddpm_jax.errors import UsageError
-from iddpm_jax.files.workdir import (
-    LockedError,
-    known_labels,
-    lock,
-    open_workdir,
-    read_config,
-    write_labels,
-)
+from iddpm_jax.files.lock import LockedError, lock
+from iddpm_jax.files.workdir import known_labels, open_workdir, read_config, write_labels
 
 CONFIG = {"model": {"mult": (1, 2)}, "train": {"lr": 0.1, "num_steps": 5}}
 MAY_CHANGE = {"train.num_steps"}
@@ -68,41 +62,6 @@ def test_open_workdir_refuses_an_empty_name():
         open_workdir("", CONFIG, MAY_CHANGE)
 
 
-def test_lock_keeps_others_out_until_it_is_left(tmp_path):
-    refused = pytest.raises(LockedError, match="being written by another process")
-    with lock(tmp_path), refused, lock(tmp_path):
-        pass
-    with lock(tmp_path):
-        pass
-
-
-def test_open_workdir_continues_a_run_of_an_older_version(tmp_path):
-    defaults = {"model": {"width": 1, "added_since": False}}
-    open_workdir(str(tmp_path / "run"), {"model": {"width": 2}}, ())
-    new = {"model": {"width": 2, "added_since": False}}
-    open_workdir(str(tmp_path / "run"), new, (), defaults)
-    open_workdir(str(tmp_path / "other"), {"model": {"width": 2}}, ())
-    changed = {"model": {"width": 2, "added_since": True}}
-    with pytest.raises(ValueError, match="added_since: the directory has False, this run True"):
-        open_workdir(str(tmp_path / "other"), changed, (), defaults)
-
-
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [
-        (os.mkdir, "Is a directory"),
-        (os.mkfifo, "not a regular file"),  # And does not wait for who reads from it.
-        (lambda path: path.symlink_to(path.parent / "elsewhere"), "symbolic links"),
-        (lambda path: path.symlink_to("/dev/null"), "symbolic links"),
-    ],
-)
-def test_lock_takes_a_regular_file_only(tmp_path, make, reason):
-    make(tmp_path / ".lock")
-    with pytest.raises(UsageError, match=f"cannot be written: .*{reason}"), lock(tmp_path):
-        pass
-    assert not (tmp_path / "elsewhere").exists()
-
-
 def test_open_workdir_leaves_the_record_of_a_run_under_way(tmp_path):
     open_workdir(str(tmp_path), CONFIG, MAY_CHANGE)
     longer = {**CONFIG, "train": {"lr": 0.1, "num_steps": 9}}
@@ -115,17 +74,6 @@ def test_open_workdir_leaves_the_record_of_a_run_under_way(tmp_path):
     with lock(tmp_path):
         open_workdir(str(tmp_path), longer, MAY_CHANGE)
     assert read_config(tmp_path)["train"]["num_steps"] == 9
-
-
-def test_lock_makes_the_directory_or_says_why_it_cannot(tmp_path):
-    with lock(tmp_path / "a" / "b"):
-        assert (tmp_path / "a" / "b" / ".lock").exists()
-    (tmp_path / "file").write_text("")
-    refused = pytest.raises(UsageError, match=r"file/run cannot be written: .*Not a directory")
-    with refused, lock(tmp_path / "file" / "run"):
-        pass
-    with pytest.raises(UsageError, match="--workdir is empty"), lock(" "):
-        pass
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from iddpm_jax.errors import UsageError
-from iddpm_jax.files.workdir import lock
+from iddpm_jax.files.lock import lock
 from iddpm_jax.torch_io import run
 from iddpm_jax.torch_io.files import read_state_dict, write_state_dict
 

@@ -276,8 +276,7 @@ _CONFIG = {"diffusion": {"steps": 10}, "train": {"lr": 0.1, "num_steps": 5}}
 
 
 def _run(config=_CONFIG, **changes):
-    fields = {"may_change": frozenset({"train.num_steps"}), "defaults": {"model": {"new": 0}}}
-    return ck.RunIdentity(config, **{**fields, **changes})
+    return ck.RunIdentity(config, may_change=frozenset({"train.num_steps"}), **changes)
 
 
 def _save_as(workdir, state, run):
@@ -288,11 +287,11 @@ def _save_as(workdir, state, run):
 
 def test_checkpoints_refuse_those_of_another_run(tmp_path, state):
     _save_as(tmp_path, state, _run())
-    longer = {"diffusion": {"steps": 10}, "train": {"lr": 0.1, "num_steps": 9}, "model": {"new": 0}}
+    longer = {"diffusion": {"steps": 10}, "train": {"lr": 0.1, "num_steps": 9}}
     same = ck.Checkpoints(tmp_path, keep=5, run=_run(longer))
     same.restore(2, tiny.abstract_state(1))
     other = _run({"diffusion": {"steps": 20}, "train": {"lr": 0.1}, "model": {"new": 1}})
-    match = "of another run: diffusion.steps: it has 10, config.json has 20; model.new: it has 0, "
+    match = "of another run: diffusion.steps: it has 10, config.json has 20; model.new: it has not"
     with pytest.raises(ck.CheckpointError, match=match):
         ck.load_params(tmp_path, "none", tiny.abstract_state(1).params, other)
 
