@@ -27,6 +27,7 @@ from iddpm_jax.config.build_training import build_objective, build_optimizer
 from iddpm_jax.data import DataOptions, InMemorySource, load_source, make_batches, packing
 from iddpm_jax.data.images import decode_image
 from iddpm_jax.data.packed_writer import PackedWriter
+from iddpm_jax.data.pixels import to_float
 from iddpm_jax.distributed.mesh import make_mesh, shard_batch
 from iddpm_jax.recipes import cifar10_cosine, digits
 from iddpm_jax.training.prefetch import DeviceBatches
@@ -83,7 +84,7 @@ def make_torch_loader(folder: pathlib.Path):
 
         def __getitem__(self, i):
             pixels = decode_image(self.paths[i].read_bytes(), SIZE, 3)
-            return torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1)
+            return torch.from_numpy(to_float(pixels))
 
     return torch.utils.data.DataLoader(
         Files(), BATCH, shuffle=True, num_workers=_WORKERS.value, drop_last=True

@@ -22,6 +22,7 @@ from iddpm_jax.config.build_diffusion import build_diffusion
 from iddpm_jax.config.build_model import build_model
 from iddpm_jax.config.build_state import restore_state
 from iddpm_jax.config.record import config_from_dict
+from iddpm_jax.data.pixels import to_float
 from iddpm_jax.diffusion.timestep_samplers import loss_second_moment_probabilities
 from iddpm_jax.files.workdir import read_config
 
@@ -74,7 +75,7 @@ def main(_) -> None:
     p = np.asarray(loss_second_moment_probabilities(state.sampler_state, _UNIFORM_PROB))
     source = iddpm_jax.load(str(workdir)).open_source("test")
     batch = source.batch(np.arange(_NUM.value))
-    images = batch["image"].astype(np.float32) / 127.5 - 1
+    images = to_float(batch["image"])
     moments, mean_square = second_moments(
         d, model, state.params, images, batch["label"].astype(np.int32), jax.random.key(0)
     )

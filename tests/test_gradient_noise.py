@@ -10,6 +10,7 @@ from iddpm_jax import diffusion as dm
 from iddpm_jax.config.build_data import build_source
 from iddpm_jax.config.build_diffusion import build_diffusion
 from iddpm_jax.config.build_model import build_model
+from iddpm_jax.data.pixels import to_float
 from iddpm_jax.diffusion.timestep_samplers import loss_second_moment_probabilities
 from tests import tiny
 
@@ -25,7 +26,7 @@ def problem():
     params = tiny.random_params(model, 0.03, seed=0)
     source = build_source(config)
     batch = source.batch(np.arange(EXAMPLES))
-    return d, model, params, batch["image"].astype(np.float32) / 127.5 - 1, batch["label"]
+    return d, model, params, to_float(batch["image"]), batch["label"]
 
 
 def _losses(problem, t):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from iddpm_jax.data.pixels import to_float
 from iddpm_jax.errors import UsageError
 
 Load = Callable[[np.ndarray], Mapping[str, np.ndarray]]
@@ -93,7 +94,7 @@ def image_batches(
         part = indices[start : start + batch_size]
         filled = np.append(part, np.repeat(part[-1:], batch_size - len(part)))
         batch = load(filled)
-        images = batch["image"].astype(np.float32) / 127.5 - 1.0
+        images = to_float(batch["image"])
         valid = np.arange(batch_size) < len(part)
         valid &= batch.get("sound", True)
         yield ImageBatch(filled, images, batch["label"].astype(np.int32), valid)

@@ -9,8 +9,8 @@ What info.json holds is compared with the files, and none of it is ever a path.
 Why not array_record (0.8.6, read through Grain)? Its random reads are fast enough, but it does not
 bear files that nobody should trust, as measured with 64 × 64 × 3 images, `group_size:1`:
 
-- of a file that is cut short while it is read, it returns empty records and raises nothing: 7,976 of
-  8,000, where this module raises an error that names the file;
+- of a file that is cut short while it is read, it returns empty records and raises nothing: 7,976
+  of 8,000, where this module raises an error that names the file;
 - its reader has no bound on what one record unpacks to: 128 KiB of file became 1 GiB of memory;
 - a footer with wrong sizes and right checksums ends the program (SIGABRT, `basic_string::resize`);
 - a file is readable when its writer has closed it, so that a conversion that was killed would

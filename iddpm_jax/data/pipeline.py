@@ -9,6 +9,7 @@ from typing import Protocol
 import grain
 import numpy as np
 
+from iddpm_jax.data.pixels import to_float
 from iddpm_jax.data.sources import Source
 from iddpm_jax.errors import UsageError
 
@@ -64,7 +65,7 @@ def make_batches(
         # Drawn for the global batch, so that a flip does not depend on the process count.
         flips = rng.random(batch_size) < 0.5
         batch = source.batch(indices[block])
-        images = batch["image"].astype(np.float32) / 127.5 - 1.0
+        images = to_float(batch["image"])
         if random_flip:
             mirrored = flips[block, None, None, None]
             images = np.where(mirrored, images[:, :, ::-1], images)

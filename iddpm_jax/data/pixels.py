@@ -1,9 +1,23 @@
-"""Pixels: 0 … 255 at the edges, [-1, 1] for networks and processes."""
+"""Pixels: 0 … 255 on disk and up to the device, [-1, 1] for networks and the diffusion process."""
+
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+Array = TypeVar("Array", np.ndarray, jax.Array)
+
+
+def to_float(images: Array) -> Array:
+    """Images of uint8, 0 … 255, to float32 in [-1, 1].
+
+    An array of numpy gives one of numpy. One of JAX may differ from it in the last bit: XLA
+    multiplies by the reciprocal.
+    """
+    return images.astype(np.float32) / 127.5 - 1
 
 
 def to_uint8(x: jax.Array) -> jax.Array:
-    """[-1, 1] to 0 … 255 as the reference does it: scaled, clipped, cut off."""
+    """Images in [-1, 1] to uint8, as the reference does it: scaled, clipped, cut off."""
     return jnp.clip((x + 1) * 127.5, 0, 255).astype(jnp.uint8)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
+from iddpm_jax.distributed.mesh import batch_sharding, replicated
 from iddpm_jax.distributed.roll_call import PeerError
 
 
@@ -64,9 +65,8 @@ class SharedFlag:
     _LAG = 2
 
     def __init__(self, mesh: Mesh):
-        self._rows = NamedSharding(mesh, PartitionSpec("data"))
-        everywhere = NamedSharding(mesh, PartitionSpec())
-        self._largest = jax.jit(lambda flags: flags.max(), out_shardings=everywhere)
+        self._rows = batch_sharding(mesh)
+        self._largest = jax.jit(lambda flags: flags.max(), out_shardings=replicated(mesh))
         self._asked: collections.deque[jax.Array] = collections.deque()
 
     def ask(self, raised: bool) -> bool:

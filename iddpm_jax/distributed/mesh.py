@@ -21,10 +21,12 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """All of an array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """An array cut along its first axis, a part of it on each device."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import Mesh, Sharding
+
+from iddpm_jax.distributed.mesh import replicated
 
 
 def to_devices(tree: Any, sharding: Sharding) -> Any:
@@ -29,4 +31,4 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
 
 @functools.cache  # So that a tree of the same shapes does not compile again.
 def _replicate(mesh: Mesh) -> Callable[[Any], Any]:
-    return jax.jit(lambda arrays: arrays, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    return jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from iddpm_jax import diffusion as dm
 from iddpm_jax.data.image_batches import ImageBatch
 from iddpm_jax.distributed import to_devices
+from iddpm_jax.distributed.mesh import batch_sharding, replicated
 from iddpm_jax.errors import UsageError
 
 _TERMS = ("vb", "mse", "xstart_mse")
@@ -46,8 +47,7 @@ def make_bound(
       `decoder` `[b]` of the b images that count, in bits per dimension, and the sums over them
       of `vb`, `mse` and `xstart_mse` `[T]`, t = T-1 first.
     """
-    rows = NamedSharding(mesh, PartitionSpec("data"))
-    everywhere = NamedSharding(mesh, PartitionSpec())
+    rows, everywhere = batch_sharding(mesh), replicated(mesh)
     params = jax.device_put(params, everywhere)
 
     # The process and the seed are arguments, not constants, so that another of the same size

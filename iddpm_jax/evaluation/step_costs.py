@@ -7,18 +7,17 @@ import functools
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from iddpm_jax import diffusion as dm
 from iddpm_jax.data.image_batches import ImageBatch
+from iddpm_jax.distributed.mesh import batch_sharding, replicated
 from iddpm_jax.errors import UsageError
 from iddpm_jax.files.shards import Shards
 
 
 def make_measure(d: dm.GaussianDiffusion, betas: np.ndarray, model, mesh, seed: int):
     """A function `(batch, on_timestep) -> Costs` in float64, summed over the batch's images."""
-    rows = NamedSharding(mesh, PartitionSpec("data"))
-    everywhere = NamedSharding(mesh, PartitionSpec())
+    rows, everywhere = batch_sharding(mesh), replicated(mesh)
     network = model.fast_model
     params, tables = jax.device_put((model.params, dm.pair_tables(betas)), everywhere)
 

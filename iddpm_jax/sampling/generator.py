@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from iddpm_jax import diffusion as dm
+from iddpm_jax.data.pixels import to_float
 from iddpm_jax.data.standardization import UNCHANGED, Standardization
 from iddpm_jax.distributed import replicate, to_devices
 from iddpm_jax.distributed.mesh import batch_sharding, replicated
@@ -166,7 +167,7 @@ class Generator:
         Returns:
           float32 `[B, H, W, C]`, on every device.
         """
-        x_start = self.standardization(jnp.asarray(images, jnp.float32) / 127.5 - 1)
+        x_start = self.standardization(to_float(jnp.asarray(images)))
         x_start, labels = to_devices((x_start, labels), batch_sharding(self.mesh))
         # x_0 is clipped: where hardly any signal is left, predicting it from ε multiplies the
         # network's error by 1/√ᾱ, which is 20,000 at the end of the cosine schedule.

@@ -13,6 +13,7 @@ import numpy as np
 
 from iddpm_jax import diffusion as dm
 from iddpm_jax import models
+from iddpm_jax.data.pixels import to_float
 from iddpm_jax.errors import UsageError
 
 # Numbers of samples, int `[B]`, to a row for each of them; or None, where there is no such input.
@@ -79,7 +80,7 @@ def low_res_rule(low_res: models.LowRes, images: np.ndarray, seed: int) -> Rule:
     """
 
     def low_res_of(indices: np.ndarray) -> np.ndarray:
-        small = images[np.minimum(indices, len(images) - 1)].astype(np.float32) / 127.5 - 1
+        small = to_float(images[np.minimum(indices, len(images) - 1)])
         keys = dm.stream_keys(seed, dm.Stream.SECOND_STAGE_LOW_RES, indices)
         return np.asarray(low_res.augment(small, keys))
 

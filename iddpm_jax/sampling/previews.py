@@ -12,7 +12,7 @@ import numpy as np
 
 from iddpm_jax import diffusion as dm
 from iddpm_jax import models
-from iddpm_jax.data.pixels import to_uint8
+from iddpm_jax.data.pixels import to_float, to_uint8
 from iddpm_jax.files.pictures import make_grid
 from iddpm_jax.sampling.generator import Generator, draw_all
 from iddpm_jax.sampling.inputs import Inputs, in_turn
@@ -90,7 +90,7 @@ def super_resolution_preview(
 
     def draw(params: Any) -> np.ndarray:
         keys = dm.stream_keys(seed, dm.Stream.PREVIEW_LOW_RES, np.arange(count))
-        small = np.asarray(low_res(originals.astype(np.float32) / 127.5 - 1, keys))
+        small = np.asarray(low_res(to_float(originals), keys))
         inputs = Inputs(labels=in_turn(labels), low_res=in_turn(small))
         trained = dataclasses.replace(generator, params=params)
         results = draw_all(trained, count, seed, inputs)

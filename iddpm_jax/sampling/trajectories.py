@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from iddpm_jax import diffusion as dm
+from iddpm_jax.data.pixels import to_float
 from iddpm_jax.data.standardization import UNCHANGED, Standardization
 from iddpm_jax.errors import UsageError
 from iddpm_jax.sampling.generator import Generator, draw_all
@@ -65,7 +66,7 @@ def forward_process(
     Returns:
       x_t, uint8 `[K, B, H, W, C]`, and the timesteps, int `[K]`.
     """
-    x_start = standardization(jnp.asarray(images, jnp.float32) / 127.5 - 1)
+    x_start = standardization(to_float(jnp.asarray(images)))
     noise = jax.random.normal(dm.stream(seed, dm.Stream.FORWARD_PROCESS), x_start.shape)
     timesteps = np.linspace(0, d.num_timesteps - 1, moments).round().astype(np.int32)
     rows = [dm.q_sample(d, x_start, jnp.full(len(images), t), noise) for t in timesteps]

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from iddpm_jax.distributed.mesh import replicated
 from iddpm_jax.training import checksums
 from tests import tiny
 
@@ -12,7 +13,7 @@ def test_of_tree_depends_on_values_and_not_on_where_they_are():
     assert list(expected) == ["['a']", "['b'][0]"]
     assert checksums.of_tree(jax.tree.map(jnp.asarray, tree)) == expected
     assert checksums.of_tree(jax.tree.map(lambda x: np.array(x, order="F"), tree)) == expected
-    everywhere = jax.device_put(tree, jax.sharding.NamedSharding(tiny.mesh(8), jax.P()))
+    everywhere = jax.device_put(tree, replicated(tiny.mesh(8)))
     assert checksums.of_tree(everywhere) == expected
 
 
