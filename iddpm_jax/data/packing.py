@@ -21,6 +21,7 @@ from iddpm_jax.data.listing import list_images
 from iddpm_jax.data.packed_writer import PackedWriter
 from iddpm_jax.data.reading import read_patiently
 from iddpm_jax.errors import UsageError
+from iddpm_jax.files.npz import DamagedError, open_npz
 
 _AT_ONCE = 256  # Images that are decoded before they are written.
 _LMDB_SLACK = 2**20  # Bytes of pages that were given back last, and need not be there.
@@ -85,11 +86,13 @@ def _npz_part(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     if not file.is_file():
         raise UsageError(f"{file} is no file")
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            data = arrays["data"]
-            labels = np.asarray(arrays["labels"]).reshape(-1).astype(np.int64)
-    except Exception as error:  # numpy and zipfile raise many kinds.
-        raise UsageError(f"{file} is not a part of down-sampled ImageNet: {error}") from error
+        with open_npz(file, compressed=True) as npz:
+            data = npz.read("data")
+            labels = npz.read("labels").reshape(-1).astype(np.int64)
+    except DamagedError as error:
+        raise UsageError(
+            f"{file} is not a part of down-sampled ImageNet: {error.reason}"
+        ) from error
     if data.dtype != np.uint8 or len(data) != len(labels) or labels.min() < 1:
         raise UsageError(
             f"{file}: data of {data.dtype} {data.shape} with labels from {labels.min()} are not "

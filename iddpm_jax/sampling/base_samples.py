@@ -4,19 +4,16 @@ Axis letters: N images, h w low resolution, C channels.
 """
 
 import math
-import os
-import zipfile
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from iddpm_jax.data import DataOptions, load_source
 from iddpm_jax.errors import UsageError
-from iddpm_jax.files.untrusted import open_regular
+from iddpm_jax.files.npz import DamagedError, Npz, open_npz
 
 _MAX_LABELS = 2**31
-_MAX_RATIO = 1032  # Bytes that one of a deflated file can stand for.
-_PIECE = 2**20  # Bytes that are read at a time.
+_ROWS = 64  # Samples that are read at a time.
 
 
 class BaseSamples(NamedTuple):
@@ -38,87 +35,49 @@ def read_npz(path: str, count: int, image_shape: tuple[int, int, int]) -> BaseSa
       UsageError: the file cannot be read, holds something else, or fewer samples.
     """
     try:
-        with (
-            os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file,
-            zipfile.ZipFile(file) as archive,
-        ):
-            largest = os.fstat(file.fileno()).st_size * _MAX_RATIO
-            return _read(archive, path, count, image_shape, largest)
-    except UsageError:
-        raise
-    except Exception as error:  # Damaged archives raise errors of many kinds.
-        reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"{path} cannot be read as an npz: {reason[:200]}") from error
+        with open_npz(path, compressed=True) as npz:
+            return _read(npz, path, count, image_shape)
+    except DamagedError as error:
+        raise UsageError(f"{path} cannot be read as an npz: {error.reason}") from error
 
 
-def _read(archive, path: str, count: int, image_shape, largest: int) -> BaseSamples:
-    members = {info.filename: info for info in archive.infolist()}
-    if "arr_0.npy" not in members:
+def _read(npz: Npz, path: str, count: int, image_shape: tuple[int, int, int]) -> BaseSamples:
+    if "arr_0" not in npz.names:
         raise UsageError(f"{path} has no arr_0: it is no file of samples")
-    for info in members.values():
-        # Other ways to compress unpack all that they have at once, however much that becomes.
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise UsageError(f"{path} is compressed in a way that numpy does not write")
-    with archive.open("arr_0.npy") as file:
-        shape, dtype = _header(file, f"{path}: arr_0")
-        if dtype != np.uint8 or shape[1:] != image_shape:
-            raise UsageError(
-                f"{path} has samples of {dtype}, (height, width, channels) {shape[1:]}, but the "
-                f"model takes uint8 of {image_shape}"
-            )
-        if not shape[0] or shape[0] < count:
-            raise UsageError(f"{path} has {shape[0]} samples, fewer than the {count} asked for")
-        total, count = shape[0], count or shape[0]
-        images = _array(file, (count, *image_shape), np.dtype(np.uint8), path, largest)
-    if "arr_1.npy" not in members:
+    (total, *shape), dtype = npz.kind("arr_0")
+    if dtype != np.uint8 or tuple(shape) != image_shape:
+        raise UsageError(
+            f"{path} has samples of {dtype}, (height, width, channels) {tuple(shape)}, but the "
+            f"model takes uint8 of {image_shape}"
+        )
+    if not total or total < count:
+        raise UsageError(f"{path} has {total} samples, fewer than the {count} asked for")
+    count = count or total
+    images = _first_images(npz, path, (count, *image_shape))
+    if "arr_1" not in npz.names:
         return BaseSamples(images, None)
-    with archive.open("arr_1.npy") as file:
-        shape, dtype = _header(file, f"{path}: arr_1")
-        if shape != (total,) or dtype.kind not in "iu":
-            raise UsageError(f"{path} has labels of {dtype} {shape} for {total} samples")
-        labels = _array(file, (count,), dtype, path, largest)
+    kind = npz.kind("arr_1")
+    if kind.shape != (total,) or kind.dtype.kind not in "iu":
+        raise UsageError(f"{path} has labels of {kind.dtype} {kind.shape} for {total} samples")
+    labels = npz.read("arr_1")[:count]
     if np.any(labels < 0) or np.any(labels >= _MAX_LABELS):
         raise UsageError(f"{path} has labels that are negative or beyond all reason")
     return BaseSamples(images, labels.astype(np.int32))
 
 
-def _header(file, what: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype of an npy file, before anything of it is read; pickles are refused."""
+def _first_images(npz: Npz, path: str, shape: tuple[int, ...]) -> np.ndarray:
     try:
-        version = np.lib.format.read_magic(file)
-        if version != (1, 0):  # Headers of others, which plain arrays do not need, may be huge.
-            raise ValueError(f"it is of version {version} of numpy's format, expected (1, 0)")
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UsageError(f"{what} cannot be read: {error}") from error
-    if fortran_order or dtype.hasobject or not shape or min(shape) < 0:
-        raise UsageError(f"{what} is no plain array of {dtype} {shape}")
-    return shape, dtype
-
-
-def _array(
-    file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype, path: str, largest: int
-) -> np.ndarray:
-    """Reads no more than the header says, and takes no more memory than there are data."""
-    size = math.prod(shape) * dtype.itemsize
-    if size > largest:
-        raise UsageError(f"{path} says that it has {size:,} bytes of samples, and is too small")
-    try:
-        array = np.empty(shape, dtype)
+        images = np.empty(shape, np.uint8)
     except MemoryError as error:
         raise UsageError(
-            f"{path} has {size / 2**30:,.1f} GiB of samples, more than there is memory for; take "
-            "some of them with --num_samples"
+            f"{path} has {math.prod(shape) / 2**30:,.1f} GiB of samples, more than there is memory "
+            "for; take some of them with --num_samples"
         ) from error
-    data = memoryview(array.reshape(-1).view(np.uint8))
-    done = 0
-    while done < size:
-        piece = file.read(min(_PIECE, size - done))
-        if not piece:
-            raise UsageError(f"{path} is cut off")
-        data[done : done + len(piece)] = piece
-        done += len(piece)
-    return array
+    first = 0
+    for rows in npz.rows("arr_0", _ROWS, len(images)):
+        images[first : first + len(rows)] = rows
+        first += len(rows)
+    return images
 
 
 def read_folder(path: str, count: int, image_shape: tuple[int, int, int]) -> BaseSamples:
