@@ -17,7 +17,8 @@ from iddpm_jax.evaluation.bound import BoundSummary, check_part, summarise
 from iddpm_jax.files.atomic import refusing_disk_errors, write_atomically, write_json
 from iddpm_jax.files.npz import npz_bytes
 from iddpm_jax.files.plots import save_terms_plot
-from iddpm_jax.files.shards import Shards, differing_settings
+from iddpm_jax.files.settings_record import differing_settings
+from iddpm_jax.files.shards import Shards
 from iddpm_jax.files.untrusted import read_json
 
 _MEND = "delete it, and the images are evaluated again"

@@ -12,13 +12,13 @@ import numpy as np
 from iddpm_jax import distributed
 from iddpm_jax.files.atomic import refusing_disk_errors, remove_scratch
 from iddpm_jax.files.lock import LOCK_FILE, lock
-from iddpm_jax.files.shards import (
-    Shards,
+from iddpm_jax.files.settings_record import (
     check_settings,
     differing_settings,
-    read_record,
+    read_settings,
     record_settings,
 )
+from iddpm_jax.files.shards import Shards
 from iddpm_jax.files.untrusted import safe_file_name
 
 
@@ -75,7 +75,7 @@ def remove_shards_of_other_settings(
     """
     if not (directory / record).exists():
         return
-    before = read_record(directory / record, advice)
+    before = read_settings(directory / record, advice)
     if before.keys() != settings.keys() or not differing_settings(before, settings):
         return
     with lock(directory):

@@ -1,6 +1,6 @@
 """Many samples on disk: shards while they are drawn, one npz at the end.
 
-    DIR/sampling.json        what is being drawn; another run cannot mix with it
+    DIR/sampling.json        the settings of the run (settings_record.py)
     DIR/shards/000000000.npz finished parts, named by their first sample, until all are there
     DIR/samples.npz          arr_0 uint8 [N, H, W, C], arr_1 int64 [N] where there are labels:
                              what OpenAI's evaluator reads
@@ -8,12 +8,10 @@
 Memory does not grow with N.
 """
 
-import json
 import pathlib
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -23,9 +21,7 @@ from iddpm_jax.files.atomic import (
     remove_scratch,
     replacing,
     write_atomically,
-    write_json,
 )
-from iddpm_jax.files.lock import LOCK_FILE
 from iddpm_jax.files.npz import (
     ArrayKind,
     DamagedError,
@@ -35,76 +31,8 @@ from iddpm_jax.files.npz import (
     read_rows,
     write_array,
 )
-from iddpm_jax.files.untrusted import read_json
 
-_OURS = frozenset({LOCK_FILE, ".processes"})  # What may be there before the record is.
 _SHARD = re.compile(r"\d{9,}\.npz")
-
-
-def check_settings(
-    directory: pathlib.Path,
-    settings: Mapping[str, Any],
-    record: str = "sampling.json",
-    mend: str = "choose another --out",
-) -> None:
-    """UsageError if `directory` holds another run than that of these settings, or other files."""
-    file = directory / record
-    if file.exists() or file.is_symlink():
-        before = read_record(file, mend)
-        changed = differing_settings(before, settings)
-        if changed:
-            raise UsageError(
-                f"{directory} holds results of another run:\n  "
-                + "\n  ".join(changed)
-                + f"\n{mend}"
-            )
-    elif directory.is_dir() and {path.name for path in directory.iterdir()} - _OURS:
-        raise UsageError(f"{directory} holds other files; {mend}")
-
-
-def record_settings(
-    directory: pathlib.Path,
-    settings: Mapping[str, Any],
-    record: str = "sampling.json",
-    mend: str = "choose another --out",
-) -> None:
-    """Makes `directory` that of the run with these settings, or finds that it is already.
-
-    Args:
-      settings: all that the results depend on, and nothing that changes only speed or place.
-      record: the file that keeps them.
-      mend: what to do if it is not, for messages.
-
-    Raises:
-      UsageError: the directory holds another run, or files of somebody else, or cannot be
-        written.
-    """
-    check_settings(directory, settings, record, mend)
-    with refusing_disk_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-    with refusing_disk_errors(directory / record):
-        write_json(directory / record, settings)
-
-
-def read_record(file: pathlib.Path, mend: str = "choose another --out") -> dict[str, Any]:
-    """The settings in a record; UsageError if there are none."""
-    try:
-        record = read_json(file, "the record")
-    except UsageError as error:
-        raise UsageError(f"{error}; {mend}") from error
-    if not isinstance(record, dict):
-        raise UsageError(f"{file} holds no settings; {mend}")
-    return record
-
-
-def differing_settings(before: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    """A line for each setting that is not as a record has it."""
-    now = json.loads(json.dumps(settings))  # Tuples become lists, as they are read back.
-    return [
-        f"{key}: there {before.get(key)!r}, now {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
 
 
 class Shards:
@@ -179,7 +107,7 @@ class Shards:
 
 
 class ShardedSamples:
-    """The samples of one run in `directory`, which has been claimed and is locked.
+    """The samples of one run in `directory`, whose settings are recorded and whose lock is held.
 
     Args:
       num_samples: N.

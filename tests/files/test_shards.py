@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from iddpm_jax.errors import UsageError
-from iddpm_jax.files.shards import ShardedSamples, Shards, record_settings
+from iddpm_jax.files.settings_record import record_settings
+from iddpm_jax.files.shards import ShardedSamples, Shards
 
 SETTINGS = {"seed": 1, "labels": (0, 1)}
 SHAPE = (3, 3, 1)
@@ -178,16 +179,3 @@ def test_sharded_samples_say_that_the_disk_is_full(tmp_path, monkeypatch):
     monkeypatch.undo()
     samples.finish()  # Nothing is lost.
     assert samples.complete()
-
-
-def test_claim_refuses_another_runs_directory(tmp_path):
-    _write(tmp_path / "out")
-    with pytest.raises(ValueError, match="seed: there 1, now 2"):
-        record_settings(tmp_path / "out", {**SETTINGS, "seed": 2})
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("")
-    with pytest.raises(ValueError, match="holds other files"):
-        record_settings(tmp_path / "mine", SETTINGS)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot be written"):
-        record_settings(tmp_path / "file" / "out", SETTINGS)
