@@ -18,7 +18,7 @@ from iddpm_jax.errors import UsageError
 from iddpm_jax.files.respacing_table import searched_timesteps
 from iddpm_jax.files.workdir import known_labels, read_labels
 from iddpm_jax.sampling.trained_model import TrainedModel
-from iddpm_jax.training.checkpoints import load_params
+from iddpm_jax.training.checkpoint_reader import load_params
 
 
 def build_trained_model(

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: the state in items, and a meta item that proves the rest."""
+"""The items of a checkpoint: the parts of a state, and a `meta` item with their checksums."""
 
 import pathlib
 from collections.abc import Mapping
@@ -28,8 +28,8 @@ class CheckpointError(UsageError):
     """A checkpoint is missing, damaged, of another format or of another run."""
 
 
-def split(state: TrainState) -> dict[str, Any]:
-    """The state as checkpoint items."""
+def to_items(state: TrainState) -> dict[str, Any]:
+    """The parts of a state by the name of their item; empty ones are not saved."""
     return {
         "params": state.params,
         "ema": state.ema,
@@ -45,8 +45,8 @@ def split(state: TrainState) -> dict[str, Any]:
     }
 
 
-def join(like: TrainState, items: Mapping[str, Any]) -> TrainState:
-    """The inverse of `split`; `like` tells the structure of what is not an item."""
+def from_items(like: TrainState, items: Mapping[str, Any]) -> TrainState:
+    """The inverse of `to_items`; `like` has the structure of the state."""
     counters = items["counters"]
     return like.replace(
         step=counters["step"],
@@ -63,7 +63,12 @@ def join(like: TrainState, items: Mapping[str, Any]) -> TrainState:
 def make_meta(
     step: int, trees: Mapping[str, Any], data_state: dict, run: RunIdentity
 ) -> dict[str, Any]:
-    """The meta item of a checkpoint of these arrays, in the memory of this process."""
+    """The meta item of a checkpoint.
+
+    Args:
+      trees: the other items, arrays in this host's memory.
+      data_state: the data iterator's position, which the meta item's digest includes.
+    """
     meta = {
         "format_version": FORMAT_VERSION,
         "step": step,
@@ -74,36 +79,36 @@ def make_meta(
     return meta
 
 
-def read_meta(where: pathlib.Path, run: RunIdentity) -> tuple[dict[str, Any], dict]:
-    """Reads the meta and data items of the checkpoint in the directory `where`.
+def read_meta(path: pathlib.Path, run: RunIdentity) -> tuple[dict[str, Any], dict]:
+    """Reads the meta and data items of the checkpoint in the directory `path`.
 
     Raises:
-      CheckpointError: they cannot be read, are damaged or of another format version, or the
-        checkpoint is not that of its directory's number and of the run.
+      CheckpointError: they cannot be read, are damaged or of another format version; or the
+        checkpoint is of another run, or of another step than its directory's name.
     """
     try:
         meta, data_state = (
-            read_json(where / name / "metadata", f"its {name} item") for name in ("meta", "data")
+            read_json(path / name / "metadata", f"its {name} item") for name in ("meta", "data")
         )
     except UsageError as error:
-        raise CheckpointError(f"the checkpoint {where} cannot be read: {error}") from error
+        raise CheckpointError(f"the checkpoint {path} cannot be read: {error}") from error
     if not isinstance(meta, dict) or not isinstance(data_state, dict):
-        raise CheckpointError(f"the checkpoint {where} is damaged: its meta or data item")
+        raise CheckpointError(f"the checkpoint {path} is damaged: its meta or data item")
     version = meta.get("format_version")
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"the checkpoint {where} has format version {version!r}, this program reads version "
+            f"the checkpoint {path} has format version {version!r}, this program reads version "
             f"{FORMAT_VERSION}"
         )
     typed = all(key in meta and isinstance(meta[key], types) for key, types in _META_TYPES.items())
     typed = typed and all(isinstance(known, dict) for known in meta["checksums"].values())
     if not typed or meta.get("digest") != _digest(meta, data_state):
-        raise CheckpointError(f"the checkpoint {where} is damaged: its meta or data item")
-    if str(meta["step"]) != where.name:
-        raise CheckpointError(f"the checkpoint {where} is that of step {meta['step']}, renamed")
+        raise CheckpointError(f"the checkpoint {path} is damaged: its meta or data item")
+    if str(meta["step"]) != path.name:
+        raise CheckpointError(f"the checkpoint {path} is that of step {meta['step']}, renamed")
     difference = run.difference(meta)
     if difference:
-        raise CheckpointError(f"the checkpoint {where} is of another run: {difference}")
+        raise CheckpointError(f"the checkpoint {path} is of another run: {difference}")
     return meta, data_state
 
 
@@ -111,16 +116,16 @@ def _digest(meta: Mapping[str, Any], data_state: dict) -> str:
     return checksums.of_json([{k: v for k, v in meta.items() if k != "digest"}, data_state])
 
 
-def verify(where: pathlib.Path, name: str, tree: Any, meta: Mapping[str, Any]) -> None:
-    """CheckpointError unless the arrays of an item are those that were saved."""
-    known = meta["checksums"].get(name, {})
-    unknown = [path for path in checksums.paths(tree) if path not in known]
-    if unknown:
-        raise CheckpointError(f"the checkpoint {where} has no {unknown[0]} in its item {name}")
-    bad = checksums.differing(checksums.of_tree(tree), known)
+def verify(path: pathlib.Path, name: str, tree: Any, meta: Mapping[str, Any]) -> None:
+    """Raises CheckpointError unless the arrays of an item have the checksums in `meta`."""
+    saved = meta["checksums"].get(name, {})
+    missing = [leaf for leaf in checksums.paths(tree) if leaf not in saved]
+    if missing:
+        raise CheckpointError(f"the checkpoint {path} has no {missing[0]} in its item {name}")
+    bad = checksums.differing(checksums.of_tree(tree), saved)
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise CheckpointError(
-            f"the checkpoint {where} is damaged: in its item {name}, {', '.join(bad[:3])}{more} "
+            f"the checkpoint {path} is damaged: in its item {name}, {', '.join(bad[:3])}{more} "
             "are not what was saved"
         )

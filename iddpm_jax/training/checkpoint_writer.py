@@ -1,6 +1,6 @@
-"""Writing checkpoints of numpy arrays: atomically, in the background where training goes on.
+"""Writing checkpoints of numpy arrays: in one atomic move, in the background of training.
 
-One process writes, so that no process waits for another while it does.
+The first host writes alone, so that no host waits for another meanwhile.
 """
 
 import pathlib
@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from iddpm_jax.training.checkpoint_items import CheckpointError, make_meta, split
+from iddpm_jax.training.checkpoint_items import CheckpointError, make_meta, to_items
 from iddpm_jax.training.identity import RunIdentity
 from iddpm_jax.training.state import TrainState
 
@@ -50,11 +50,11 @@ class _InPortions(ocp.type_handlers.NumpyHandler):
         return []
 
 
-def alone() -> ocp.options.MultiprocessingOptions:
-    """Orbax's options for work of this process that has nothing to do with the others."""
-    me = jax.process_index()
+def this_host_only() -> ocp.options.MultiprocessingOptions:
+    """Orbax's options for reading or writing without a word to the other hosts."""
+    host = jax.process_index()
     return ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+        primary_host=host, active_processes={host}, barrier_sync_key_prefix=f"process_{host}"
     )
 
 
@@ -95,7 +95,7 @@ def _checkpointer(names) -> ocp.Checkpointer:
         (np.ndarray, _InPortions()),
         (jax.Array, ocp.type_handlers.ArrayHandler()),  # There is none; Orbax warns without it.
     )
-    options = alone()
+    options = this_host_only()
     handlers = {
         name: ocp.PyTreeCheckpointHandler(
             type_handler_registry=registry, multiprocessing_options=options
@@ -125,14 +125,14 @@ def save_host_state(
     Raises:
       CheckpointError: it cannot be written.
     """
-    trees = {name: jax.tree.map(np.asarray, tree) for name, tree in split(state).items() if tree}
+    trees = {name: jax.tree.map(np.asarray, tree) for name, tree in to_items(state).items() if tree}
     directory = (workdir / "checkpoints").absolute()
     prepare(directory)
     write_checkpoint(directory, int(state.step), trees, data_state, run)
 
 
 def prepare(directory: pathlib.Path) -> None:
-    """Makes the directory of the checkpoints, or clears it of what was cut off when it was written.
+    """Makes the directory of the checkpoints, or removes what a kill left half written in it.
 
     Raises:
       CheckpointError: it cannot be made.
@@ -155,7 +155,7 @@ def _remove_left_overs(directory: pathlib.Path) -> None:
 
 
 def keep_newest(directory: pathlib.Path, keep: int) -> None:
-    """Deletes all but the `keep` newest checkpoints, each of which is gone in one atomic move."""
+    """Deletes all but the `keep` newest checkpoints, each in one atomic move."""
     for step in complete_steps(directory)[:-keep]:
         # A reader finds a whole checkpoint or none.
         removed = directory / f"{_REMOVED}{step}_{secrets.token_hex(4)}"
@@ -167,15 +167,15 @@ def keep_newest(directory: pathlib.Path, keep: int) -> None:
 
 
 class Background:
-    """One call at a time, in a thread of its own."""
+    """Runs one call at a time in a thread, and keeps the error that it raises."""
 
     def __init__(self):
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
     def start(self, call: Callable[[], None]) -> None:
-        """Starts a call; whatever became of the one before has been asked for."""
-        # It does not keep the program from ending with an error: close() waits where it matters.
+        """Starts a call. The last one has ended, and `check` was called for its error."""
+        # A daemon, so that a program that ends with an error does not wait for it.
         self._thread = threading.Thread(
             target=self._run, args=(call,), name="checkpoint", daemon=True
         )
@@ -188,13 +188,13 @@ class Background:
             self._error = error
 
     def check(self) -> None:
-        """Raises what the call has raised, once. It may still be running."""
+        """Raises the error of the last call, once; a call that is running is not waited for."""
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
     def join(self) -> None:
-        """Waits until the call has ended, one way or the other."""
+        """Waits until the call has returned or raised."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

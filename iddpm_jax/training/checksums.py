@@ -1,7 +1,7 @@
-"""Checksums of what a checkpoint holds, so that a flipped bit does not go unnoticed.
+"""Checksums of arrays, with which a checkpoint finds flipped bits.
 
-Each is of the values themselves, not of the files: whatever happens between the devices that saved
-and those that restored shows.
+They are of values, not of files: an error anywhere between the devices that saved and those that
+restored changes them.
 """
 
 import hashlib
@@ -19,15 +19,15 @@ Checksums = dict[str, str]
 
 
 def of_tree(tree: Any) -> Checksums:
-    """Checksums of every leaf's dtype, shape and bytes, by its path."""
+    """A checksum of every leaf's dtype, shape and bytes, by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): _of_array(_to_host(leaf)) for path, leaf in leaves}
 
 
 def snapshot(tree: Any) -> Any:
-    """Copies of all leaves in the first process's memory, which no later step changes.
+    """Copies all leaves into the first host's memory, where no later step changes them.
 
-    Every process has to call it, and has None for every leaf if it is not the first.
+    Every host has to call it. On the others every leaf is None.
     """
     for leaf in jax.tree.leaves(tree):
         if isinstance(leaf, jax.Array) and leaf.is_fully_addressable:
@@ -62,7 +62,7 @@ def differing(found: Mapping[str, str], expected: Mapping[str, str]) -> list[str
 
 def _to_host(leaf: Any) -> np.ndarray:
     if isinstance(leaf, jax.Array) and leaf.is_fully_replicated:
-        leaf = leaf.addressable_data(0)  # Every process has all of it.
+        leaf = leaf.addressable_data(0)  # Every host has all of it.
     elif isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         leaf = multihost_utils.process_allgather(leaf, tiled=True)
     return np.asarray(leaf)

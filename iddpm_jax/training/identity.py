@@ -1,4 +1,4 @@
-"""Which run a checkpoint is of, and whether that is the one at hand."""
+"""Identity of a run: which checkpoints and data are its own."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ class DataChangedError(UsageError):
 
 @dataclasses.dataclass(frozen=True)
 class RunIdentity:
-    """What a run's checkpoints carry, so that those of another one are not taken for its own.
+    """What a run's checkpoints record, so that another run does not continue from them.
 
     Attributes:
       config: the resolved configuration, nested dicts of plain values.
-      class_names: names of the classes in the order of their labels; None where they are not
-        known, as of imported weights: then they are not compared.
-      fingerprint: what tells versions of the data apart; "" where it is not known.
+      class_names: names of the classes in the order of their labels; None if unknown, as of
+        imported weights: then they are not compared.
+      fingerprint: differs between versions of the data; "" if unknown.
       may_change: dotted keys of the configuration in which a run that is continued may differ.
       data_may_change: whether to continue with other data than those of the checkpoint.
     """
@@ -32,12 +32,12 @@ class RunIdentity:
     data_may_change: bool = False
 
     def as_meta(self) -> dict[str, Any]:
-        """What a checkpoint records."""
+        """The identity as a checkpoint's meta item holds it."""
         names = None if self.class_names is None else list(self.class_names)
         return {"config": self.config, "class_names": names, "fingerprint": self.fingerprint}
 
     def difference(self, meta: Mapping[str, Any]) -> str:
-        """How the run of a checkpoint differs from this one, in one line; "" if it does not."""
+        """How the run of a checkpoint differs from this one, in one line; "" if it is this one."""
         lines = differences(
             flatten(meta["config"]),
             flatten(as_json(self.config)),
@@ -63,7 +63,7 @@ class RunIdentity:
         return f"it has {len(saved)} classes, labels.json {len(self.class_names)}; {advice}"
 
     def data_difference(self, meta: Mapping[str, Any]) -> str:
-        """What to say where the data are not those of a checkpoint; "" where they are."""
+        """A message if the data are not those of a checkpoint; "" if they are."""
         before, now = meta["fingerprint"], self.fingerprint
         if not before or not now or before == now:
             return ""

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from iddpm_jax.training import checkpoint_items
+from iddpm_jax.training import checkpoint_items, checkpoint_reader
 from iddpm_jax.training import checkpoints as ck
 from tests import tiny
 
@@ -101,7 +101,7 @@ def _save(workdir, state, *steps, keep=5):
 
 
 def _params(workdir, ema="none"):
-    return ck.load_params(workdir, ema, tiny.abstract_state(1).params, tiny.RUN)
+    return checkpoint_reader.load_params(workdir, ema, tiny.abstract_state(1).params, tiny.RUN)
 
 
 def test_checkpoints_notice_a_value_that_is_not_what_was_saved(tmp_path, state, monkeypatch):
@@ -111,7 +111,7 @@ def test_checkpoints_notice_a_value_that_is_not_what_was_saved(tmp_path, state, 
     flipped["out_conv"]["bias"] = bias
     _save(tmp_path, state, 1)
     # Step 2 is written with the bit flipped, and the checksums of what it should have been.
-    right = checkpoint_items.split(state.replace(step=np.int32(2)))
+    right = checkpoint_items.to_items(state.replace(step=np.int32(2)))
     of_tree = ck.checksums.of_tree
     with monkeypatch.context() as silent:
         silent.setattr(ck.checksums, "of_tree", lambda tree: of_tree(right["params"]))
@@ -130,8 +130,8 @@ def test_checkpoints_fall_back_where_an_item_is_damaged(tmp_path, state, item):
     _save(tmp_path, state, 1, 2)
     for file in (tmp_path / "checkpoints" / "2" / item).rglob("*"):
         data = bytearray(file.read_bytes()) if file.is_file() else b""
-        for place in range(len(data) // 3, len(data), max(len(data) // 7, 1)):
-            data[place] ^= 0x10
+        for position in range(len(data) // 3, len(data), max(len(data) // 7, 1)):
+            data[position] ^= 0x10
         if data:
             file.write_bytes(data)
     checkpoints = ck.Checkpoints(tmp_path, keep=5, run=tiny.RUN)
@@ -293,7 +293,7 @@ def test_checkpoints_refuse_those_of_another_run(tmp_path, state):
     other = _run({"diffusion": {"steps": 20}, "train": {"lr": 0.1}, "model": {"new": 1}})
     match = "of another run: diffusion.steps: it has 10, config.json has 20; model.new: it has not"
     with pytest.raises(ck.CheckpointError, match=match):
-        ck.load_params(tmp_path, "none", tiny.abstract_state(1).params, other)
+        checkpoint_reader.load_params(tmp_path, "none", tiny.abstract_state(1).params, other)
 
 
 @pytest.mark.parametrize(
@@ -360,9 +360,9 @@ def test_load_params_passes_over_a_flipped_bit_in_the_items_description(tmp_path
     whole = file.read_bytes()
     random = np.random.default_rng(0)
     steps = []
-    for place in random.choice(len(whole), 16, replace=False):
+    for position in random.choice(len(whole), 16, replace=False):
         data = bytearray(whole)
-        data[place] ^= 1 << random.integers(8)
+        data[position] ^= 1 << random.integers(8)
         file.write_bytes(data)
         params, step = _params(tmp_path, "0.5")
         steps.append(step)
@@ -372,15 +372,15 @@ def test_load_params_passes_over_a_flipped_bit_in_the_items_description(tmp_path
 
 def test_load_params_takes_the_newest_where_one_is_removed_meanwhile(tmp_path, state, monkeypatch):
     _save(tmp_path, state, 1)
-    read_item = ck._read_item
+    read_item = checkpoint_reader.read_item
 
-    def removed(where, *args, **options):
-        if where.name == "1":
+    def removed(path, *args, **options):
+        if path.name == "1":
             _save(tmp_path, state, 2, keep=1)
-            assert not where.exists()
-        return read_item(where, *args, **options)
+            assert not path.exists()
+        return read_item(path, *args, **options)
 
-    monkeypatch.setattr(ck, "_read_item", removed)
+    monkeypatch.setattr(checkpoint_reader, "read_item", removed)
     assert _params(tmp_path)[1] == 2
 
 
