@@ -1,4 +1,4 @@
-"""From a configuration to the data, checked against the model; `factory` builds the rest."""
+"""From the `data.` section of a configuration to a source of images, checked against the model."""
 
 import math
 from collections.abc import Sequence
@@ -35,9 +35,10 @@ def build_source(
 ) -> Source:
     """The data, checked against the model.
 
-    `split`, `data_dir` and `test_percent` override those of the configuration: a folder may have
-    moved, and what is held out be chosen afterwards, of which there is a warning. `class_names`
-    are those of the run that is continued, in the order of their labels.
+    Args:
+      split, data_dir, test_percent: override those of the configuration: a folder may have moved,
+        and a test split be chosen after training, of which there is a warning.
+      class_names: of the run that is continued, in the order of their labels.
     """
     source = open_data(config, split, class_names, data_dir, test_percent)
     return in_memory(source, config.data.cache_mb)
@@ -50,7 +51,7 @@ def open_data(
     data_dir: str | None = None,
     test_percent: float | None = None,
 ) -> Source:
-    """`build_source`, with nothing decoded yet."""
+    """Like `build_source`, but decodes nothing."""
     check_images(config)
     c = config.data
     if test_percent is not None and c.name != "folder":
@@ -97,7 +98,7 @@ def open_data(
 
 
 def build_standardization(config: ml_collections.ConfigDict) -> Standardization:
-    """What the process sees of images; UsageError if mean and deviation do not fit them."""
+    """The standardisation of images; UsageError if mean and deviation do not fit them."""
     c = config.data
     if not c.standardize:
         if c.mean or c.std:
@@ -117,7 +118,7 @@ def build_standardization(config: ml_collections.ConfigDict) -> Standardization:
 
 
 def measured(config: ml_collections.ConfigDict, source: Source) -> ml_collections.ConfigDict:
-    """The configuration with mean and standard deviation of the data, where they are left open."""
+    """The configuration, with mean and deviation measured if it standardises and has none."""
     c = config.data
     if not c.standardize or c.mean or c.std:
         return config
@@ -133,7 +134,7 @@ _MEASURED_IMAGES = 10_000  # Spread over the data.
 
 
 def warn(config: ml_collections.ConfigDict, source: Source) -> None:
-    """Says what of the data looks like a mistake."""
+    """Logs a warning for each thing that is probably a mistake in the data."""
     c = config.data
     for hint in hints(source, c.name, config.model.num_classes, c.random_flip):
         logging.warning("%s", hint)

@@ -1,4 +1,4 @@
-"""Which image files there are in a zip or tar archive; both are read in place."""
+"""Lists and reads the image files of zip and tar archives, in place."""
 
 import errno
 import lzma
@@ -74,7 +74,7 @@ def list_zip(path: pathlib.Path) -> Listing:
 
 
 class _Headers:
-    """A file of which tarfile reads headers alone, and no more of one than is reasonable."""
+    """The file for tarfile, which reads only headers: each of at most `_MAX_HEADER` bytes."""
 
     def __init__(self, file: BinaryIO):
         self.seek, self.tell, self._read = file.seek, file.tell, file.read
@@ -86,7 +86,7 @@ class _Headers:
 
 
 def is_tar(path: pathlib.Path) -> bool:
-    """Whether a file begins as a tar archive that is not compressed."""
+    """Whether a file starts with the header of an uncompressed tar archive."""
     with path.open("rb") as file:
         block = file.read(tarfile.BLOCKSIZE)
     try:
@@ -142,7 +142,7 @@ def _tar_entries(path: pathlib.Path) -> tuple[dict[str, tarfile.TarInfo], int]:
 
 
 def _tar_member(entries: dict[str, tarfile.TarInfo], name: str) -> tarfile.TarInfo | None:
-    """The file that a name stands for, links within the archive followed."""
+    """The file of a name, found along links within the archive; None if there is none."""
     for _ in range(_MAX_LINKS):
         member = entries.get(name)
         if member is None or not (member.isreg() or member.islnk() or member.issym()):
@@ -159,6 +159,6 @@ def _is_image_path(name: str) -> bool:
 
 
 def _sorted_names(names: Iterable[str]) -> tuple[str, ...]:
-    """In the order in which the folder would be walked that the archive was made of."""
+    """The names of images, in the order in which a folder with the same files is listed."""
     images = (name for name in names if _is_image_path(name))
     return tuple(sorted(images, key=lambda name: name.split("/")))

@@ -1,4 +1,4 @@
-"""What a source of images holds, in words, and what of it looks like a mistake."""
+"""Describes a source of images in one line, and finds what looks like a mistake in it."""
 
 from collections.abc import Iterator
 
@@ -29,7 +29,7 @@ def describe(source: Source) -> str:
 
 
 def hints(source: Source, name: str, num_classes: int, random_flip: bool) -> Iterator[str]:
-    """What looks like a mistake, though one could want it: a line for each.
+    """Yields a line for each thing that is probably a mistake.
 
     Args:
       name: data.name.
@@ -64,6 +64,6 @@ def _all_gray(source: Source) -> bool:
 
 
 def _in_one_line(name: str) -> str:
-    """A name from a file's, which may hold anything."""
+    """A class name, which may hold anything, as a few printable letters."""
     printable = "".join(letter if letter.isprintable() else "?" for letter in name)
     return printable if len(printable) <= _LONGEST_NAME else printable[: _LONGEST_NAME - 1] + "…"

@@ -14,7 +14,7 @@ from iddpm_jax.data.image_files import Listing
 from iddpm_jax.data.images import BadImageError, decode_image
 from iddpm_jax.data.listing import list_images
 from iddpm_jax.data.options import DataOptions
-from iddpm_jax.data.reading import read_patiently
+from iddpm_jax.data.reading import read_with_retries
 from iddpm_jax.data.sources import InMemorySource, fingerprint_of
 from iddpm_jax.data.splits import is_held_out, parse_split, slice_of
 from iddpm_jax.errors import UsageError
@@ -55,7 +55,7 @@ def _in_split(names: Sequence[str], options: DataOptions) -> tuple[str, ...]:
 
 
 def class_of(name: str, rule: str) -> str:
-    """The class that a file's name tells: the prefix of its name, or the folder that it is in."""
+    """The class of a file: the prefix of its name, or the folder that it is in."""
     folder, _, file = name.rpartition("/")
     return folder.rpartition("/")[2] if rule == "directory" else file.split("_")[0]
 
@@ -69,7 +69,7 @@ _BY_FOLDER = "; data.labels=directory takes the folder that it is in"
 
 
 def check_labelled(names: Sequence[str], rule: str, where: str) -> None:
-    """Raises UsageError for a file whose name tells no class."""
+    """Raises UsageError for a file without a class by the rule."""
     for name in names:
         if rule == "prefix" and "_" not in name.rpartition("/")[2]:
             raise UsageError(
@@ -101,7 +101,7 @@ def _labels(all_names, names, options: DataOptions) -> tuple[np.ndarray, tuple[s
 
 
 def _look_sorted_into_folders(names: Sequence[str], by_prefix: Sequence[str]) -> bool:
-    """Whether folders are the likelier classes: prefixes are all the same, or mostly different."""
+    """Whether folders are likelier classes, as prefixes are all the same, or mostly different."""
     folders = class_names_of(names, "directory")
     alike = len(by_prefix) == 1 < len(folders)
     return "" not in folders and (alike or len(by_prefix) > max(len(names) / 2, len(folders)))
@@ -110,9 +110,9 @@ def _look_sorted_into_folders(names: Sequence[str], by_prefix: Sequence[str]) ->
 class FolderSource:
     """Image files, decoded when they are asked for.
 
-    Where one cannot be decoded, the next one that can be stands in for it, with a warning that
-    names it; with on_bad_image="error" that is an error. Batches have `sound` bool `[B]` besides:
-    whether an image is the one that was asked for.
+    If one cannot be decoded, a warning names it and the next image that can be decoded replaces
+    it; with on_bad_image="error" it is an error. Batches also have `sound` bool `[B]`: False for
+    images that replace another.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class FolderSource:
             return decode_image(data, options.image_size, options.channels, exif=options.exif)
 
         try:
-            return read_patiently(read, f"{options.dir}: {name!r}")
+            return read_with_retries(read, f"{options.dir}: {name!r}")
         except BadImageError as error:
             if options.on_bad_image == "error":
                 raise UsageError(f"{options.dir}: {name!r} cannot be used: {error}") from error

@@ -1,4 +1,4 @@
-"""Image files: what they are called, and how much of one is read."""
+"""Image files: their names, and bounds on reading them."""
 
 import os
 from collections.abc import Callable
@@ -19,8 +19,8 @@ class Listing(NamedTuple):
 
     names: paths relative to the folder or archive, with forward slashes. They are looked up, and
       never become paths of files that are written.
-    read: a name to the file's bytes; safe to call from several threads. BadImageError for what
-      will never be an image, OSError where the system fails.
+    read: a name to the file's bytes; safe to call from several threads. BadImageError for a file
+      that can never be used, OSError where the system fails.
     """
 
     names: tuple[str, ...]
@@ -34,9 +34,7 @@ def is_image(name: str) -> bool:
 
 
 def read_bounded(file: BinaryIO) -> bytes:
-    """Reads a file to its end.
-
-    What is read is counted, and not what an archive says that it unpacks to.
+    """Reads a file to its end, counting the bytes: an archive's word for its size is not taken.
 
     Raises:
       BadImageError: it has more than `MAX_FILE_SIZE` bytes.

@@ -1,4 +1,4 @@
-"""Which image files there are: in a folder and all below it, or in a zip or tar archive."""
+"""Lists the image files of a folder and all below it, or of a zip or tar archive."""
 
 import os
 import pathlib

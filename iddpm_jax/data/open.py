@@ -1,4 +1,4 @@
-"""Sources by name."""
+"""Opens sources of images by name."""
 
 import math
 import os
@@ -23,9 +23,9 @@ def load_source(options: DataOptions) -> Source:
 
 
 def in_memory(source: Source, cache_mb: int) -> Source:
-    """`source` with all images decoded and held in memory, if they take at most `cache_mb`.
+    """Decodes all images into memory, if they take at most `cache_mb` MiB there.
 
-    Sources that have nothing to decode stay what they are.
+    A source without anything to decode is returned as it is.
     """
     if isinstance(source, Relabelled):
         return source.over(in_memory(source.source, cache_mb))
@@ -38,9 +38,10 @@ def in_memory(source: Source, cache_mb: int) -> Source:
 def open_source(
     options: DataOptions, opener: Callable[[DataOptions], Source] | None = None
 ) -> Source:
-    """`load_source`, with nothing decoded yet: what can be wrong with it is found out quickly.
+    """Like `load_source`, but decodes nothing, so that errors show at once.
 
-    `opener` opens a source that is none of this package's.
+    Args:
+      opener: opens a user's own source instead.
     """
     where = f"data.name={options.name!r} in data.dir={options.dir!r}"
     return relabelled((opener or _open)(options), options.class_names, where)

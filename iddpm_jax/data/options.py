@@ -1,4 +1,4 @@
-"""What says which images to read, and how."""
+"""Which images to read, and how."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ LABEL_RULES = ("prefix", "directory", "none")
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
-    """The `data.` keys of the configuration, with what the model asks of the images.
+    """The `data.` keys of the configuration, and the size of the model's images.
 
     Attributes:
       name: `digits`, `folder`, `packed` or `tfds:NAME`.

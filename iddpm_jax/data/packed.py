@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from iddpm_jax.data.options import DataOptions
-from iddpm_jax.data.reading import read_patiently
+from iddpm_jax.data.reading import read_with_retries
 from iddpm_jax.data.sources import Source, check_labels, fingerprint_of
 from iddpm_jax.data.splits import parse_split, slice_of
 from iddpm_jax.errors import UsageError
@@ -44,7 +44,7 @@ FORMAT_VERSION = 1
 
 
 class _Info(NamedTuple):
-    """What info.json says, checked."""
+    """The contents of info.json, checked."""
 
     count: int
     image_size: int
@@ -103,9 +103,9 @@ def _read_info(path: pathlib.Path) -> _Info:
 
 
 def _fingerprint(record: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
-    """Of what was packed: the digest of the origin's names is in the record, and its path not."""
-    what = {**record, "origin": {k: v for k, v in origin.items() if k != "source"}}
-    return fingerprint_of([json.dumps(what, sort_keys=True)])
+    """A digest of the record, without the path that the images came from."""
+    origin = {key: value for key, value in origin.items() if key != "source"}
+    return fingerprint_of([json.dumps({**record, "origin": origin}, sort_keys=True)])
 
 
 def _open(path: pathlib.Path, size: int) -> int:
@@ -120,8 +120,8 @@ def _open(path: pathlib.Path, size: int) -> int:
 class PackedSource:
     """Images of one file, read when they are asked for.
 
-    They are read, not mapped: a file that is cut short meanwhile is an error of the system, which
-    a mapped one would answer by ending the process.
+    The file is not mapped into memory: if it is cut short meanwhile, reading raises an error, where
+    a map would end the program.
     """
 
     def __init__(self, descriptor: int, path, shape, part: slice, labels: np.ndarray, info: _Info):
@@ -140,7 +140,7 @@ class PackedSource:
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         images = np.empty((len(indices), *self.image_shape), np.uint8)
         numbers = [self._numbers[index] for index in indices.tolist()]
-        read_patiently(lambda: self._read(numbers, images), str(self._path))
+        read_with_retries(lambda: self._read(numbers, images), str(self._path))
         return {"image": images, "label": self.labels[indices]}
 
     def _read(self, numbers: Sequence[int], images: np.ndarray) -> None:

@@ -4,14 +4,14 @@ import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from iddpm_jax.data.packed import FORMAT_VERSION
 from iddpm_jax.errors import UsageError
-from iddpm_jax.files.atomic import write_json
+from iddpm_jax.files.atomic import refusing_disk_errors, write_json
 from iddpm_jax.files.lock import LOCK_FILE, lock
 from iddpm_jax.files.untrusted import open_regular, read_json
 
@@ -20,10 +20,10 @@ _OWN_FILES = ("images.bin", "labels.bin", "progress.json", LOCK_FILE)
 
 
 class PackedWriter:
-    """Writes a packed split piece by piece; one that was stopped continues.
+    """Writes a packed split image by image; a conversion that was stopped continues.
 
-    `seen` counts the images of the origin that were dealt with, the bad ones included, when the
-    writer was opened.
+    Attributes:
+      seen: how many images of the origin are done, bad ones included.
 
     Raises:
       UsageError: the split is complete, begun from another origin, damaged, being written by
@@ -37,32 +37,26 @@ class PackedWriter:
         self._origin = json.loads(json.dumps(dict(origin)))  # As it will be read back.
         self._progress = folder / "progress.json"
         self._open_files = contextlib.ExitStack()
-        with contextlib.ExitStack() as on_error, self._writing():
+        with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
             self._open_files.enter_context(lock(folder))
             # Under the lock, so that no split is begun anew that was just completed.
             if (folder / "info.json").exists():
                 raise UsageError(f"{folder} is complete already")
-            self._continue()
+            with self._refusing_disk_errors():
+                self._resume()
             on_error.pop_all()
 
     def close(self) -> None:
-        """Lets go of the files; what was written since the last note is written again."""
+        """Closes the files and releases the lock. A later writer resumes from `progress.json`."""
         self._open_files.close()
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Says what the system says where it cannot write."""
-        try:
-            yield
-        except OSError as error:
-            raise UsageError(
-                f"{self._folder} cannot be written: {error.strerror or error}; once that is "
-                "mended, the same command continues"
-            ) from error
+    def _refusing_disk_errors(self) -> contextlib.AbstractContextManager[None]:
+        advice = "once that is mended, the same command continues"
+        return refusing_disk_errors(self._folder, advice)
 
-    def _continue(self) -> None:
-        """Goes back to the last note of progress; what was written since is written again."""
+    def _resume(self) -> None:
+        """Cuts the files back to what `progress.json` says; later images are written again."""
         self.seen = self._kept = 0
         if self._progress.exists():
             before = self._read_progress()
@@ -96,9 +90,9 @@ class PackedWriter:
         return before
 
     def _opened(self, name: str) -> BinaryIO:
-        """A file to append to, unbuffered: what cannot be written is known at once."""
-        how = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-        file = os.fdopen(open_regular(self._folder / name, how), "ab", buffering=0)
+        """A file to append to, unbuffered so that a failing write fails at once."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        file = os.fdopen(open_regular(self._folder / name, flags), "ab", buffering=0)
         return self._open_files.enter_context(file)
 
     def add(self, image: np.ndarray | None, label: int) -> None:
@@ -107,26 +101,26 @@ class PackedWriter:
         if image is not None:
             if image.shape != self._shape or image.dtype != np.uint8:
                 raise UsageError(f"an image of {image.dtype} {image.shape}, expected {self._shape}")
-            with self._writing():
+            with self._refusing_disk_errors():
                 _write_all(self._images, image.tobytes())
                 _write_all(self._labels, np.array(label, "<i4").tobytes())
             self._kept += 1
         if self.seen % _SAVE_EVERY == 0:
-            self._note()
+            self._save_progress()
 
-    def _note(self) -> None:
-        with self._writing():
+    def _save_progress(self) -> None:
+        with self._refusing_disk_errors():
             for file in (self._images, self._labels):
                 os.fsync(file.fileno())
-            note = {"origin": self._origin, "seen": self.seen, "kept": self._kept}
-            write_json(self._progress, note)
+            progress = {"origin": self._origin, "seen": self.seen, "kept": self._kept}
+            write_json(self._progress, progress)
 
     def finish(self, class_names: Sequence[str]) -> int:
-        """Completes the split, and returns how many images it has."""
+        """Completes the split, and returns its number of images."""
         if not self._kept:
             self._remove()
             raise UsageError("there was no image that can be used")
-        self._note()
+        self._save_progress()
         size, _, channels = self._shape
         if (self._folder / "images.bin").stat().st_size != self._kept * int(np.prod(self._shape)):
             raise UsageError(f"{self._folder} was written by somebody else too; delete it")
@@ -138,7 +132,7 @@ class PackedWriter:
             "class_names": list(class_names),
             "origin": self._origin,
         }
-        with self._writing():
+        with self._refusing_disk_errors():
             write_json(self._folder / "info.json", info)
             self._progress.unlink()
             (self._folder / LOCK_FILE).unlink()
@@ -146,8 +140,8 @@ class PackedWriter:
         return self._kept
 
     def _remove(self) -> None:
-        """Removes what the writer made, and the folder if nothing else is in it."""
-        with self._writing():
+        """Removes the writer's files, and the folder if it is empty then."""
+        with self._refusing_disk_errors():
             for name in _OWN_FILES:
                 (self._folder / name).unlink(missing_ok=True)
             if not any(self._folder.iterdir()):

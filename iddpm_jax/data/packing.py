@@ -1,6 +1,6 @@
-"""From the files that data sets are published as to packed images.
+"""Packs images: from a folder, an archive, ImageNet's npz files or LSUN's lmdb.
 
-An origin yields its images in a fixed order, from any number on, each decoded by several threads.
+An origin has its images in a fixed order, so that packing may resume at any of them.
 Axis letters: H W C image.
 """
 
@@ -19,7 +19,7 @@ from iddpm_jax.data.image_files import MAX_FILE_SIZE
 from iddpm_jax.data.images import BadImageError, decode_image, fit_array
 from iddpm_jax.data.listing import list_images
 from iddpm_jax.data.packed_writer import PackedWriter
-from iddpm_jax.data.reading import read_patiently
+from iddpm_jax.data.reading import read_with_retries
 from iddpm_jax.errors import UsageError
 from iddpm_jax.files.npz import DamagedError, open_npz
 
@@ -30,9 +30,11 @@ _LMDB_SLACK = 2**20  # Bytes of pages that were given back last, and need not be
 class Origin(NamedTuple):
     """Images to pack.
 
-    count: how many there are; read: number to (uint8 `[H, W, C]`, label), from several threads;
-    BadImageError for one that can never be used, OSError where the system fails; name: number to
-    what to call it in a warning; class_names: in the order of the labels; empty if unlabelled.
+    count: number of images.
+    read: number to (uint8 `[H, W, C]`, label); called from several threads. BadImageError for an
+      image that can never be used, OSError where the system fails.
+    name: number to the image's name in warnings.
+    class_names: in the order of the labels; empty if unlabelled.
     """
 
     count: int
@@ -104,8 +106,7 @@ def _npz_part(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 def lsun_origin(source: pathlib.Path, size: int, channels: int) -> Origin:
     """An LSUN lmdb: one encoded image for each key.
 
-    It is mapped into memory, which is the only way that the library has, and must not change as
-    long as it is read.
+    The library maps it into memory, so it must not change while it is read.
     """
     try:
         import lmdb
@@ -141,7 +142,7 @@ def lsun_origin(source: pathlib.Path, size: int, channels: int) -> Origin:
 
 
 def _check_whole(file: pathlib.Path, size: int) -> None:
-    """UsageError for a truncated lmdb: reading what is missing of a map would end the process."""
+    """Raises UsageError for a truncated lmdb: reading a missing page would end the program."""
     found = file.stat().st_size
     if found < size - _LMDB_SLACK:
         raise UsageError(
@@ -156,7 +157,7 @@ def pack(
     threads: int,
     on_image: Callable[[], object] = lambda: None,
 ) -> tuple[int, int]:
-    """Packs what the writer has not seen yet.
+    """Packs the images that the writer has not seen yet.
 
     Returns:
       How many images the split has, and how many of this call were bad.
@@ -176,7 +177,7 @@ def pack(
 def _decoded(origin: Origin, start: int, threads: int) -> Iterator[tuple[int, object]]:
     def read(number: int):
         try:
-            return read_patiently(lambda: origin.read(number), origin.name(number))
+            return read_with_retries(lambda: origin.read(number), origin.name(number))
         except BadImageError as error:
             return error
 
@@ -189,7 +190,7 @@ def _decoded(origin: Origin, start: int, threads: int) -> Iterator[tuple[int, ob
 def describe(
     kind: str, source: pathlib.Path, options: Sequence[object], origin: Origin
 ) -> dict[str, object]:
-    """What an origin is, for the record; two that differ here are not mixed."""
+    """A record of an origin. A conversion continues only if its record is the same."""
     names = hashlib.sha256()
     for number in range(origin.count):
         names.update(origin.name(number).encode("utf-8", "surrogateescape") + b"\n")

@@ -1,4 +1,4 @@
-"""Reading images from a system that may fail for a moment."""
+"""Reading images from disks that may fail for a moment."""
 
 import time
 from collections.abc import Callable
@@ -18,18 +18,17 @@ class ReadError(UsageError):
     """The system could not read an image, though it was asked several times."""
 
 
-def read_patiently(
+def read_with_retries(
     read: Callable[[], Result], what: str, sleep: Callable[[float], None] = time.sleep
 ) -> Result:
-    """What `read` returns, tried again where the system fails.
+    """Calls `read`, several times if the system fails.
 
-    An image that cannot be decoded will never be, and may be left out. A disk that fails will
-    work again, and what it holds is still part of the data: nothing that is learned may depend
-    on when it failed.
+    A damaged image stays damaged, and may be left out. A disk that fails will work again, and its
+    images are still part of the data: nothing that is learned may depend on when it failed.
 
     Args:
-      read: reads and decodes. An OSError with a number is the system's, and tried again; one
-        without is a decoder's, which has met a damaged image.
+      read: reads and decodes. An OSError with an errno comes from the system, and is tried again;
+        one without comes from a decoder, and means a damaged image.
       what: the image, for the message.
 
     Raises:

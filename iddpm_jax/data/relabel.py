@@ -1,4 +1,4 @@
-"""Labels by the names of a run's classes, whatever order or subset of them a source has."""
+"""Renumbers the labels of a source in the order of a run's class names."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from iddpm_jax.errors import UsageError
 
 
 class Relabelled:
-    """A source whose labels are those that other class names give them."""
+    """A source with its labels renumbered: `ids[label]` instead of `label`."""
 
     def __init__(self, source: Source, class_names: tuple[str, ...], ids: np.ndarray):
         self.source, self._ids = source, ids
@@ -18,7 +18,7 @@ class Relabelled:
         self.fingerprint = source.fingerprint
 
     def over(self, source: Source) -> "Relabelled":
-        """Another source, of the same classes, with the same labels."""
+        """The same labels for another source of the same classes."""
         return Relabelled(source, self.class_names, self._ids)
 
     @property
@@ -40,7 +40,7 @@ class Relabelled:
 
 
 def relabelled(source: Source, class_names: Sequence[str], where: str) -> Source:
-    """`source` with the labels of `class_names`.
+    """`source` with its labels numbered as in `class_names`.
 
     Raises:
       UsageError: it has a class that is not among them.

@@ -20,7 +20,7 @@ class Source(Protocol):
     Attributes:
       image_shape: (H, W, C).
       class_names: names of the classes, in the order of their labels; empty if unlabelled.
-      fingerprint: what tells two versions of the data apart, such as a digest of the names of all
+      fingerprint: differs between two versions of the data, such as a digest of the names of all
         files; empty where the data cannot change.
     """
 
@@ -40,7 +40,7 @@ class Source(Protocol):
 
 
 def facts_of(source: "Source") -> dict[str, str | int | list[str]]:
-    """What has to be the same for all processes of a run, wherever each has the data."""
+    """Facts that must be equal on all hosts of a run, wherever each has the data."""
     return {
         "fingerprint": source.fingerprint,
         "number of images": len(source),
@@ -99,8 +99,8 @@ class InMemorySource:
         return {"image": self.images[indices], "label": self.labels[indices]}
 
 
-# Scans come in the order in which people wrote them; whoever wrote the last ones is not
-# seen in training.
+# Scans come in the order in which people wrote them: training does not see the writers of the test
+# split.
 _DIGITS_TRAIN = 1500
 _DIGITS_SPLITS = {
     "train": slice(None, _DIGITS_TRAIN),

@@ -1,4 +1,4 @@
-"""Between images in [-1, 1] and what a process sees of them.
+"""Standardised images: those in [-1, 1] brought to mean 0 and variance 1 for the process.
 
 Axis letters: N images, H W C image.
 """
@@ -40,13 +40,13 @@ class Standardization(NamedTuple):
         return (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
 
     def restore(self, x: jax.Array) -> jax.Array:
-        """The inverse, for display."""
+        """The inverse: standardised images to images in [-1, 1]."""
         if not self.changes:
             return x
         return x * jnp.asarray(self.std) + jnp.asarray(self.mean)
 
     def to_uint8(self, x: jax.Array) -> jax.Array:
-        """What a process gives to 8-bit images."""
+        """Standardised images to uint8."""
         return to_uint8(self.restore(x))
 
 
@@ -54,7 +54,7 @@ UNCHANGED = Standardization()
 
 
 def measure(batches: Iterable[np.ndarray]) -> Standardization:
-    """The one of images, uint8 `[N, H, W, C]` each; rounded, so that it can be written down.
+    """Measures mean and standard deviation of images, uint8 `[N, H, W, C]` each, to 5 decimals.
 
     Raises:
       UsageError: a channel is the same everywhere.

@@ -17,10 +17,10 @@ _SCRATCH = re.compile(r"\..*\.[0-9a-f]{16}\.tmp", re.DOTALL)  # As `replacing` n
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """A new file, which takes the place of `path` in one atomic move when it is left.
+    """Opens a new file, which replaces `path` in one atomic move on exit.
 
-    Until then it lies beside `path` under a name that nobody else has, and which no link can lead
-    elsewhere. Where it is left with an error it is removed, and what was at `path` stays.
+    Until then it lies beside `path` under a random name, at which no link can wait. After an error
+    it is removed, and `path` stays as it was.
     """
     scratch = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
     descriptor = open_regular(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
@@ -37,23 +37,30 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 def remove_scratch(directory: pathlib.Path) -> None:
-    """Removes what a kill within `replacing` left in a directory that nobody else writes."""
+    """Removes the files that a kill within `replacing` left in a directory.
+
+    Nobody else may be writing the directory.
+    """
     for path in directory.glob(".*.tmp"):
         if _SCRATCH.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def refusing_disk_errors(path: pathlib.Path) -> Iterator[None]:
-    """Around what writes `path` and nothing else: a full disk is no bug of ours.
+def refusing_disk_errors(path: str | os.PathLike[str], advice: str = "") -> Iterator[None]:
+    """Turns errors of the system into refusals, around code that only writes `path`.
+
+    Args:
+      advice: what to do then, for the message.
 
     Raises:
-      UsageError: it cannot be written, with the system's reason.
+      UsageError: `path` cannot be written, with the system's reason.
     """
     try:
         yield
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
+        reason, then = error.strerror or error, f"; {advice}" if advice else ""
+        raise UsageError(f"{path} cannot be written: {reason}{then}") from error
 
 
 def write_atomically(path: pathlib.Path, data: bytes) -> None:

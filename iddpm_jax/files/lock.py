@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterator
 
 from iddpm_jax.errors import UsageError
+from iddpm_jax.files.atomic import refusing_disk_errors
 from iddpm_jax.files.untrusted import open_regular
 
 LOCK_FILE = ".lock"
@@ -29,18 +30,15 @@ def lock(directory: str | os.PathLike[str]) -> Iterator[None]:
       UsageError: the directory cannot be written, or its `.lock` is not a regular file.
     """
     path = absolute(directory)
-    try:
+    with refusing_disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         descriptor = open_regular(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
-    except OSError as error:
-        raise UsageError(f"the directory {path} cannot be written: {error}") from error
     with os.fdopen(descriptor, "rb+"):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LockedError(f"{path} is being written by another process") from None
-        except OSError as error:
-            raise UsageError(f"the directory {path} cannot be written: {error}") from error
+        with refusing_disk_errors(path):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LockedError(f"{path} is being written by another process") from None
         _held.add(path)
         try:
             yield

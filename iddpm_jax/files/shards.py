@@ -38,9 +38,9 @@ _SHARD = re.compile(r"\d{9,}\.npz")
 class Shards:
     """The finished parts of long work on the items 0 … total - 1.
 
-    Each is a small npz in `directory`, named by its first item; its array `items` says how many
-    it is about. How many these are may differ from part to part, so that work may continue with
-    batches of another size.
+    Each is a small npz in `directory`, named by the number of its first item; its array `items` is
+    the number of its items. That may differ from part to part, so that work may continue with
+    another batch size.
     """
 
     def __init__(self, directory: pathlib.Path, total: int):
@@ -141,7 +141,7 @@ class ShardedSamples:
         """Whether all samples are in `samples.npz`, which is read through.
 
         Raises:
-          UsageError: the file is there, but is not what was written.
+          UsageError: the file is there, but damaged.
         """
         if not self.result.exists():
             return False
@@ -184,7 +184,7 @@ class ShardedSamples:
         self.remove_shards()
 
     def remove_shards(self) -> None:
-        """Removes what a kill may leave beside `samples.npz` when that is complete."""
+        """Removes the shards, which a kill may have left beside a complete `samples.npz`."""
         self._shards.remove()
 
     def read_result(self, rows: int) -> Iterator[np.ndarray]:

@@ -10,21 +10,18 @@ from typing import Any
 
 from iddpm_jax.errors import UsageError
 
+LARGEST_TEXT = 2**24  # Bytes: a thousand times the largest record of ours.
+
 _NAME_BYTES = 80
-
-
-LARGEST_TEXT = 2**24  # Bytes: a thousand times what the largest record of ours has.
-
-
 _DEEPEST = 64  # Levels of lists and objects; ours have five.
 
 
 def safe_file_name(name: str) -> str:
-    """One component of a path that says `name`, whatever that holds.
+    """One component of a path that resembles `name`, whatever that holds.
 
     Letters and digits of any script, `-`, `_` and single dots within stay; all else, such as `/`,
-    becomes `_`. It is never empty, never starts with a dot, and has at most 80 bytes. Two names may
-    give the same: who needs different ones adds a number.
+    becomes `_`. The result is never empty, never starts with a dot, and has at most 80 bytes. Two
+    names may give the same result; add a number where they must not.
     """
     kept = re.sub(r"[^\w.-]+|\.\.+", "_", unicodedata.normalize("NFC", name)).strip(".")
     # Cut between characters, not within one.
@@ -55,7 +52,7 @@ def read_json(path: pathlib.Path, what: str) -> Any:
 
 
 def _is_deep(value: Any) -> bool:
-    """Whether a value has more levels than whoever walks through it should have to follow."""
+    """Whether lists and objects are nested in more than `_DEEPEST` levels."""
     level = [value]
     for _ in range(_DEEPEST):
         level = [
@@ -82,19 +79,19 @@ def read_text(path: pathlib.Path, what: str, largest: int = LARGEST_TEXT) -> str
         raise UsageError(f"{what} {path} cannot be read: it is no text: {error}") from error
 
 
-def open_regular(path: pathlib.Path, how: int) -> int:
-    """Opens a regular file and nothing else, and never waits, as for the other end of a pipe.
+def open_regular(path: str | os.PathLike[str], flags: int) -> int:
+    """Opens a regular file and nothing else. It does not wait, as for the other end of a pipe.
 
     Args:
-      how: flags of `os.open`.
+      flags: of `os.open`.
 
     Returns:
-      The descriptor, which does not outlive an `exec`.
+      The descriptor, which an `exec` closes.
 
     Raises:
       OSError: it cannot be opened, or is a directory, a pipe, a socket or a device.
     """
-    descriptor = os.open(path, how | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(0, "it is not a regular file", str(path))

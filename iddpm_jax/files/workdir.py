@@ -1,4 +1,4 @@
-"""The work directory: what a run writes, and what says which run it is."""
+"""The records of a work directory: `config.json`, which says what its run is, and `labels.json`."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from iddpm_jax.errors import UsageError
-from iddpm_jax.files.atomic import write_json
+from iddpm_jax.files.atomic import refusing_disk_errors, write_json
 from iddpm_jax.files.lock import absolute, lock_unless_held
 from iddpm_jax.files.untrusted import read_json
 
@@ -48,14 +48,12 @@ def _record_config(workdir: pathlib.Path, config: Any, may_change: Collection[st
             )
     elif (workdir / "checkpoints").exists():
         raise UsageError(f"{workdir} has checkpoints, but no config.json that says of which run")
-    try:
+    with refusing_disk_errors(workdir):
         write_json(file, config)
-    except OSError as error:
-        raise UsageError(f"the work directory {workdir} cannot be written: {error}") from error
 
 
 def read_config(workdir: pathlib.Path, name: str = "config.json") -> dict[str, Any]:
-    """The configuration that a work directory was made with."""
+    """Reads the configuration of a work directory; UsageError if there is none."""
     file = workdir / name
     config = read_json(file, "the configuration")
     if not isinstance(config, dict):
@@ -69,7 +67,7 @@ def write_labels(workdir: pathlib.Path, class_names: Sequence[str]) -> None:
 
 
 def known_labels(path: str) -> tuple[str, ...]:
-    """Names of the classes that a work directory has recorded; none where there is none."""
+    """The class names that a work directory has recorded; empty if it has recorded none."""
     file = pathlib.Path(path) / "labels.json"
     names = read_json(file, "the class names") if os.path.lexists(file) else []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -78,7 +76,7 @@ def known_labels(path: str) -> tuple[str, ...]:
 
 
 def read_labels(workdir: pathlib.Path, num_classes: int) -> tuple[str, ...]:
-    """Names of the classes; their numbers where `labels.json` does not name all of them."""
+    """A name for each class; its number where `labels.json` has none for it."""
     names = known_labels(str(workdir))
     return tuple(names[i] if i < len(names) else str(i) for i in range(num_classes))
 
@@ -89,14 +87,19 @@ def as_json(value: Any) -> Any:
 
 
 def differences(
-    old: Mapping, new: Mapping, may_change: Collection[str], whose: tuple[str, str]
+    old: Mapping, new: Mapping, may_change: Collection[str], owners: tuple[str, str]
 ) -> list[str]:
-    """One line for each dotted key in which two flat configurations, of `whose`, differ."""
+    """One line for each dotted key in which two flat configurations differ.
+
+    Args:
+      may_change: keys that are left out.
+      owners: whose configurations they are, for the lines: `("the directory has", "this run")`.
+    """
     lines = []
     for key in sorted(old.keys() | new.keys()):
         before, now = old.get(key, _ABSENT), new.get(key, _ABSENT)
         if before != now and key not in may_change:
-            lines.append(f"{key}: {whose[0]} {_show(before)}, {whose[1]} {_show(now)}")
+            lines.append(f"{key}: {owners[0]} {_show(before)}, {owners[1]} {_show(now)}")
     return lines
 
 

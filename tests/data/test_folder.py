@@ -14,7 +14,7 @@ from iddpm_jax.data.folder import FolderSource, class_names_of, class_of
 from iddpm_jax.data.image_batches import image_batches
 from iddpm_jax.data.images import BadImageError
 from iddpm_jax.data.listing import list_images
-from iddpm_jax.data.reading import ReadError, read_patiently
+from iddpm_jax.data.reading import ReadError, read_with_retries
 from iddpm_jax.errors import UsageError
 
 
@@ -319,14 +319,14 @@ def test_a_system_that_keeps_failing_ends_training_with_a_state_to_continue_from
     np.testing.assert_array_equal(seen, expected)
 
 
-def test_read_patiently_waits_longer_each_time_and_tells_decoders_errors_from_the_systems():
+def test_read_with_retries_waits_longer_each_time_for_the_system_and_not_for_decoders():
     pauses = []
 
     def fail():
         raise FileNotFoundError(errno.ENOENT, "No such file or directory")
 
     with pytest.raises(ReadError, match="an image cannot be read"):
-        read_patiently(fail, "an image", pauses.append)
+        read_with_retries(fail, "an image", pauses.append)
     assert pauses == sorted(pauses)
     assert len(pauses) == 3
 
@@ -334,7 +334,7 @@ def test_read_patiently_waits_longer_each_time_and_tells_decoders_errors_from_th
         raise OSError("broken data stream")
 
     with pytest.raises(BadImageError, match="broken data stream"):
-        read_patiently(damaged, "an image", pauses.append)
+        read_with_retries(damaged, "an image", pauses.append)
     assert len(pauses) == 3
 
 
