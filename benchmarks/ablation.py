@@ -24,7 +24,7 @@ from iddpm_jax.data import digits_source
 from iddpm_jax.data.image_batches import image_batches
 from iddpm_jax.distributed.mesh import make_mesh
 from iddpm_jax.evaluation.bound import make_bound, summarise
-from iddpm_jax.files.atomic import write_json
+from iddpm_jax.files.atomic import write_atomically, write_json
 from iddpm_jax.files.lock import LockedError, lock
 from iddpm_jax.files.plots import save_curves_plot
 from iddpm_jax.files.workdir import open_workdir
@@ -122,7 +122,7 @@ def write_table(out: pathlib.Path) -> None:
             ]
             paper = PAPER.get((objective, schedule), "")
             lines.append(f"| {schedule} | {objective} | {' | '.join(cells)} | {paper} |")
-    (out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_atomically(out / "table.md", ("\n".join(lines) + "\n").encode())
     print("\n".join(lines))
 
 

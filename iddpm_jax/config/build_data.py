@@ -13,6 +13,8 @@ from iddpm_jax.data.standardization import UNCHANGED, Standardization, measure
 from iddpm_jax.errors import UsageError
 from iddpm_jax.files.paths import local_path
 
+_MEASURED_IMAGES = 10_000  # Spread over the data.
+
 
 def check_images(config: ml_collections.ConfigDict) -> None:
     """Raises UsageError for images that no network takes."""
@@ -128,9 +130,6 @@ def measured(config: ml_collections.ConfigDict, source: Source) -> ml_collection
     config = config.copy_and_resolve_references()
     config.data.mean, config.data.std = found
     return config
-
-
-_MEASURED_IMAGES = 10_000  # Spread over the data.
 
 
 def warn(config: ml_collections.ConfigDict, source: Source) -> None:

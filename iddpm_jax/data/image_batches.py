@@ -11,6 +11,9 @@ import numpy as np
 from iddpm_jax.data.pixels import to_float
 from iddpm_jax.errors import UsageError
 
+_READ_FOR_LABELS = 512  # Images that are read to find one of each class, at most,
+_AT_A_TIME = 32  # and so many at once.
+
 Load = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
@@ -45,16 +48,12 @@ def spread_indices(total: int, wanted: int) -> np.ndarray:
     return np.arange(wanted or total) * total // (wanted or total)
 
 
-_LOOKED_AT = 512  # Images that are read for their labels, at most,
-_AT_A_TIME = 32  # and so many at once.
-
-
 def one_of_each_class(source: Any, wanted: int) -> np.ndarray:
-    """Numbers of `wanted` images of different classes, or as many as there are, int `[N]`.
+    """Numbers of up to `wanted` images of different classes, int `[N]`.
 
-    Where the source has its `labels` at hand, int `[N]`, the first image of each of the first
-    classes. Where it has to read images for them, it reads a few hundred at most, spread over the
-    data. Without classes it is the first images.
+    Of a source with `labels`, int `[N]`, they are the first image of each of the first classes.
+    Of any other, images are read for their labels, a few hundred at most, spread over the data.
+    Without classes they are the first images.
     """
     wanted = min(wanted, len(source))
     first = _first_of_each_class(source, min(wanted, len(source.class_names)))
@@ -69,7 +68,7 @@ def _first_of_each_class(source: Any, wanted: int) -> dict[int, int]:
         known, numbers = np.unique(labels, return_index=True)
         return dict(zip(known.tolist(), numbers.tolist(), strict=True))
     first: dict[int, int] = {}
-    candidates = spread_indices(len(source), min(len(source), _LOOKED_AT))
+    candidates = spread_indices(len(source), min(len(source), _READ_FOR_LABELS))
     # Strides, so that the first few are spread over the data as well.
     strides = -(-len(candidates) // _AT_A_TIME)
     for start in range(strides):

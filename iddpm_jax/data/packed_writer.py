@@ -1,7 +1,6 @@
 """Writes packed images, as `packed.py` reads them."""
 
 import contextlib
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from iddpm_jax.errors import UsageError
 from iddpm_jax.files.atomic import refusing_disk_errors, write_json
 from iddpm_jax.files.lock import LOCK_FILE, lock
 from iddpm_jax.files.untrusted import open_regular, read_json
+from iddpm_jax.files.workdir import as_json
 
 _SAVE_EVERY = 1000
 _OWN_FILES = ("images.bin", "labels.bin", "progress.json", LOCK_FILE)
@@ -34,7 +34,7 @@ class PackedWriter:
         self, folder: pathlib.Path, shape: tuple[int, int, int], origin: Mapping[str, Any]
     ):
         self._folder, self._shape = folder, shape
-        self._origin = json.loads(json.dumps(dict(origin)))  # As it will be read back.
+        self._origin = as_json(dict(origin))
         self._progress = folder / "progress.json"
         self._open_files = contextlib.ExitStack()
         with contextlib.ExitStack() as on_error:

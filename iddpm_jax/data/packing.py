@@ -5,7 +5,6 @@ Axis letters: H W C image.
 """
 
 import hashlib
-import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from iddpm_jax.data.packed_writer import PackedWriter
 from iddpm_jax.data.reading import read_with_retries
 from iddpm_jax.errors import UsageError
 from iddpm_jax.files.npz import DamagedError, open_npz
+from iddpm_jax.files.workdir import as_json
 
 _AT_ONCE = 256  # Images that are decoded before they are written.
 _LMDB_SLACK = 2**20  # Bytes of pages that were given back last, and need not be there.
@@ -195,4 +195,4 @@ def describe(
     for number in range(origin.count):
         names.update(origin.name(number).encode("utf-8", "surrogateescape") + b"\n")
     record = {"kind": kind, "source": str(source), "options": list(options)}
-    return json.loads(json.dumps({**record, "names": names.hexdigest()}))
+    return as_json({**record, "names": names.hexdigest()})
