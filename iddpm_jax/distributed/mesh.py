@@ -30,6 +30,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
+def batch_size_for(num_items: int, batch_size: int, mesh: Mesh) -> int:
+    """The batch size to use: no more than there are items, a multiple of the devices."""
+    devices = mesh.devices.size
+    return -(-min(num_items, batch_size) // devices) * devices
+
+
 def shardings_of_state(mesh: Mesh, state: Any, shard_optimizer: bool) -> Any:
     """A sharding for every leaf of a state, which may be abstract.
 

@@ -1,1 +1,1 @@
-"""Samples from a trained model, and pictures of them."""
+"""How good a trained model is: its bound over a data set, and what each step costs of it."""

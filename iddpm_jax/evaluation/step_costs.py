@@ -4,33 +4,51 @@ Axis letters: B batch, H W C image, T diffusion steps.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from iddpm_jax import diffusion as dm
+from iddpm_jax import models
 from iddpm_jax.data.image_batches import ImageBatch
 from iddpm_jax.distributed.mesh import batch_sharding, replicated
 from iddpm_jax.errors import UsageError
 from iddpm_jax.files.shards import Shards
 
 
-def make_measure(d: dm.GaussianDiffusion, betas: np.ndarray, model, mesh, seed: int):
-    """A function `(batch, on_timestep) -> Costs` in float64, summed over the batch's images."""
+def make_measure(
+    d: dm.GaussianDiffusion,
+    betas: np.ndarray,
+    model: nn.Module,
+    params: Any,
+    mesh: Mesh,
+    *,
+    seed: int,
+    low_res: models.LowRes | None = None,
+) -> Callable[..., dm.Costs]:
+    """Builds a function `(batch, on_timestep) -> Costs` in float64, sums over the batch's images.
+
+    Args:
+      betas: the schedule of `d`, float64 `[T]`.
+      seed: of the noise, which is that of the bound.
+      low_res: what makes a super-resolution model's input.
+    """
     rows, everywhere = batch_sharding(mesh), replicated(mesh)
-    network = model.fast_model
-    params, tables = jax.device_put((model.params, dm.pair_tables(betas)), everywhere)
+    params, tables = jax.device_put((params, dm.pair_tables(betas)), everywhere)
 
     @functools.partial(jax.jit, out_shardings=everywhere)
     def row(params, tables, images, labels, indices, weights, t):
         keys = dm.stream_keys(seed, dm.Stream.NLL_NOISE, indices)
-        low_res = None
-        if model.low_res is not None:
-            low_res_keys = dm.stream_keys(seed, dm.Stream.NLL_LOW_RES, indices)
-            low_res = model.low_res(images, low_res_keys)
+        small = None
+        if low_res is not None:
+            small = low_res(images, dm.stream_keys(seed, dm.Stream.NLL_LOW_RES, indices))
 
         def model_fn(x_t, timestep):
-            return network.apply({"params": params}, x_t, timestep, y=labels, low_res=low_res)
+            return model.apply({"params": params}, x_t, timestep, y=labels, low_res=small)
 
         noise = dm.per_sample_noise(keys, t, images.shape[1:])
         return dm.transition_costs(d, tables, model_fn, images, t, noise, weights)

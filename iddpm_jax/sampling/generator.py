@@ -22,7 +22,7 @@ from iddpm_jax import diffusion as dm
 from iddpm_jax.data.pixels import to_float
 from iddpm_jax.data.standardization import UNCHANGED, Standardization
 from iddpm_jax.distributed import replicate, to_devices
-from iddpm_jax.distributed.mesh import batch_sharding, replicated
+from iddpm_jax.distributed.mesh import batch_sharding, batch_size_for, replicated
 from iddpm_jax.sampling.inputs import Inputs
 
 # A trajectory is cut into so many parts of one length, between which progress is shown.
@@ -233,12 +233,6 @@ def _num_equal_parts(steps: int) -> int:
     divisors = [n for n in range(1, steps + 1) if steps % n == 0]
     few = max(n for n in divisors if n <= _MOST_PARTS)
     return few if few >= _FEWEST_PARTS else min(n for n in divisors if n > few or n == steps)
-
-
-def batch_size_for(num_samples: int, batch_size: int, mesh: Mesh) -> int:
-    """The batch size to use: no more than there are samples, a multiple of the devices."""
-    devices = mesh.devices.size
-    return -(-min(num_samples, batch_size) // devices) * devices
 
 
 def draw_batches(
