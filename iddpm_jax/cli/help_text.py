@@ -13,7 +13,13 @@ from iddpm_jax.config import defaults
 
 _WIDTH = 100
 # Modules whose flags come after the command's own, in this order.
-_COMMON = ("iddpm_jax.cli.sampling_flags", "iddpm_jax.cli.run", "iddpm_jax.cli.launch")
+_COMMON = (
+    "iddpm_jax.cli.picture_flags",
+    "iddpm_jax.cli.enlarging_flags",
+    "iddpm_jax.cli.sampling_flags",
+    "iddpm_jax.cli.run",
+    "iddpm_jax.cli.launch",
+)
 _KEY = re.compile(r"    (\w+\.\w+) = (.+?)(?:  # (.*))?")
 
 

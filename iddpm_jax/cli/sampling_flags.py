@@ -1,4 +1,4 @@
-"""Flags that the commands which draw images have in common, and what a run of them is."""
+"""Flags that the commands which draw images have in common."""
 
 from __future__ import annotations
 
@@ -9,20 +9,16 @@ from absl import flags
 
 from iddpm_jax.cli import shared_flags
 from iddpm_jax.cli.sampler_names import sampler_names
-from iddpm_jax.errors import UsageError
+from iddpm_jax.config.recipes import load_recorded
 
 if TYPE_CHECKING:
-    from iddpm_jax.sampling.generator import Generator
-    from iddpm_jax.sampling.trained_model import TrainedModel
-
-SAMPLER_NAMES = sampler_names()
-_LABELS_SHOWN = 5  # In the name of a directory, at most.
+    from iddpm_jax.sampling.options import SamplingOptions
 
 WORKDIR = shared_flags.workdir()
 SAMPLER = flags.DEFINE_enum(
     "sampler",
     None,
-    SAMPLER_NAMES,
+    sampler_names(),
     "How to go from noise to images; default: ddpm, in continuous time ddim.",
 )
 RESPACING = shared_flags.respacing(
@@ -58,63 +54,36 @@ PNG = flags.DEFINE_bool("png", False, "Also write one PNG for each sample.")
 TRUST_CODE = shared_flags.trust_code()
 
 
-def settings(
-    model: TrainedModel,
-    generator: Generator,
-    num_samples: int,
-    classes: TrainedModel | None = None,
-) -> dict[str, Any]:
-    """What the samples depend on: two runs that agree in this draw the same.
+def refuse_other_directories() -> None:
+    """UsageError unless --workdir is a work directory; does not import JAX."""
+    load_recorded(pathlib.Path(WORKDIR.value))
 
-    What changes only speed, place or which pictures there are beside them is not part of it.
-    `classes` is the model that knows the names in --labels, if that is another.
-    """
-    from iddpm_jax.cli.class_labels import label_numbers
 
-    if RGB.value and model.image_shape[-1] != 1:
-        raise UsageError(
-            f"--rgb writes gray as RGB, and the model draws {model.image_shape[-1]} channels"
-        )
+def load_arguments() -> dict[str, Any]:
+    """The model that the flags name, as arguments of `iddpm_jax.load`."""
     return {
-        **model.identity(),
-        "num_samples": num_samples,
-        "sampler": generator.sampler,
-        "respacing": model.respacing_name(RESPACING.value),
-        "eta": ETA.value,
-        "labels": label_numbers(LABELS.value, (classes or model).class_names),
-        "guidance": GUIDANCE.value,
-        "clip_denoised": generator.clips,
-        "seed": SEED.value,
-        "rgb": RGB.value,
+        "workdir": WORKDIR.value,
+        "ema": EMA.value,
+        "trust_code": TRUST_CODE.value,
+        "force_respacing": FORCE.value,
     }
 
 
-def generator(model: TrainedModel, sampler: str) -> Generator:
-    """What draws as the flags say."""
-    return model.generator(
-        sampler,
-        RESPACING.value,
+def sampling_options() -> SamplingOptions:
+    """How samples are drawn, and where they go, as the flags say."""
+    from iddpm_jax.sampling.options import SamplingOptions
+
+    return SamplingOptions(
+        workdir=WORKDIR.value,
+        out=OUT.value,
+        sampler=SAMPLER.value,
+        respacing=RESPACING.value,
         eta=ETA.value,
+        labels=LABELS.value,
         guidance=GUIDANCE.value,
+        seed=SEED.value,
         clip_denoised=CLIP.value,
+        rgb=RGB.value,
         batch_size=BATCH.value,
+        png=PNG.value,
     )
-
-
-def default_out(settings: dict[str, Any], kind: str = "") -> pathlib.Path:
-    """Where inside the work directory a run goes, unless it is said."""
-    from iddpm_jax.files.output_directory import default_directory
-
-    labels = settings["labels"]
-    parts = (
-        kind,
-        settings["sampler"],
-        settings["respacing"] or "all",
-        settings.get("num_samples"),
-        f"eta{settings['eta']:g}" if settings["eta"] else "",
-        f"guidance{settings['guidance']:g}" if settings["guidance"] != 1 else "",
-        f"labels{'-'.join(map(str, labels))}" if labels and len(labels) <= _LABELS_SHOWN else "",
-        f"seed{settings['seed']}" if "seed" in settings else "",
-        f"step{settings['step']}",
-    )
-    return default_directory(WORKDIR.value, "samples", parts, settings)

@@ -30,7 +30,7 @@ _FRAMES = 9  # Images from one seed to the other.
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class PictureOptions:
     """What all pictures of one command have in common."""
 
     model: TrainedModel
@@ -51,7 +51,7 @@ class Options:
         return [self.model.class_names[label] for label in labels]
 
 
-def write_steps(options: Options, moments: int) -> pathlib.Path:
+def write_steps(options: PictureOptions, moments: int) -> pathlib.Path:
     """x_t and the predicted x_0 of the first samples at `moments` moments, two rows each."""
     labels = options.labels_of(_STRIP_ROWS)
     x_t, pred_xstart = _reverse_process(options, moments, labels, _STRIP_ROWS)
@@ -61,7 +61,7 @@ def write_steps(options: Options, moments: int) -> pathlib.Path:
 
 
 @explain_out_of_memory(SMALLER_BATCHES)
-def _reverse_process(options: Options, moments: int, labels: np.ndarray | None, count: int):
+def _reverse_process(options: PictureOptions, moments: int, labels: np.ndarray | None, count: int):
     """As in `trajectories`, and shows how far it is."""
     steps = options.generator.d.num_timesteps
     with progress_bar(steps, 0, "steps") as bar:
@@ -75,7 +75,7 @@ def _reverse_process(options: Options, moments: int, labels: np.ndarray | None, 
         )
 
 
-def write_film(options: Options) -> pathlib.Path:
+def write_film(options: PictureOptions) -> pathlib.Path:
     """The reverse process of the first samples, as a film."""
     moments = min(_FILM_FRAMES, options.generator.d.num_timesteps)
     labels = options.labels_of(_FILM_IMAGES)
@@ -88,7 +88,7 @@ def write_film(options: Options) -> pathlib.Path:
     return path
 
 
-def write_forward(options: Options, data_dir: str | None = None) -> pathlib.Path:
+def write_forward(options: PictureOptions, data_dir: str | None = None) -> pathlib.Path:
     """The forward process of real images, one of each class while there is room.
 
     `data_dir` is where the data are now, if they have moved.
@@ -108,7 +108,7 @@ def write_forward(options: Options, data_dir: str | None = None) -> pathlib.Path
 
 
 @explain_out_of_memory(SMALLER_BATCHES)
-def write_interpolation(options: Options, seeds: tuple[int, int]) -> pathlib.Path:
+def write_interpolation(options: PictureOptions, seeds: tuple[int, int]) -> pathlib.Path:
     """From the image of one seed to that of the other, a row for each label."""
     model = options.model
     wanted = range(min(10, model.num_classes)) if options.labels is None else options.labels
@@ -118,7 +118,7 @@ def write_interpolation(options: Options, seeds: tuple[int, int]) -> pathlib.Pat
     return _save(options.out / "interpolation.png", images, _FRAMES, names)
 
 
-def read_images(options: Options, paths: Sequence[str]) -> np.ndarray:
+def read_images(options: PictureOptions, paths: Sequence[str]) -> np.ndarray:
     """The images to invert, uint8 `[B, H, W, C]`; UsageError as from `read_exact`."""
     if jax.process_count() > 1:
         raise UsageError("--invert is for one process, not for several")
@@ -134,7 +134,7 @@ def read_images(options: Options, paths: Sequence[str]) -> np.ndarray:
 
 
 @explain_out_of_memory(SMALLER_BATCHES)
-def write_inversion(options: Options, images: np.ndarray) -> np.ndarray:
+def write_inversion(options: PictureOptions, images: np.ndarray) -> np.ndarray:
     """Encodes and decodes images; returns the root mean square error of each, in levels."""
     labels = options.labels_of(len(images))
     noise, back = trajectories.invert(options.generator, images, labels)

@@ -30,7 +30,7 @@ class Drawing:
 
     Attributes:
       model, generator: what draws.
-      settings: what the samples depend on, as from `sampling_flags.settings`.
+      settings: what the samples depend on, as from `SamplingOptions.settings`.
       out: the directory, which this run has locked (`output_directory.lock_and_record`).
       inputs: what the samples are drawn from.
       png: whether to write a file for each sample, too.

@@ -14,7 +14,7 @@ from tests.test_trained import trained_model
 @pytest.fixture
 def options(tmp_path):
     model = trained_model()
-    return pictures.Options(model, model.generator("ddim", batch_size=8), None, 0, tmp_path)
+    return pictures.PictureOptions(model, model.generator("ddim", batch_size=8), None, 0, tmp_path)
 
 
 def _source(count: int, class_names=()):

@@ -1,7 +1,7 @@
 import pytest
 
-from iddpm_jax.cli.class_labels import label_numbers
 from iddpm_jax.errors import UsageError
+from iddpm_jax.sampling.class_labels import label_numbers
 
 
 @pytest.mark.parametrize(

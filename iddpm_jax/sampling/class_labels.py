@@ -1,4 +1,4 @@
-"""Classes as they are given on a command line: by number or by name."""
+"""Classes as people give them: by number or by name."""
 
 import re
 from collections.abc import Sequence
