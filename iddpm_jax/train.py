@@ -7,8 +7,6 @@ The second line continues what is in the work directory, to the bit as if it had
 Ctrl-C and SIGTERM save first.
 """
 
-from contextlib import ExitStack
-
 from absl import flags
 
 from iddpm_jax.cli import command, config_flag, launch, shared_flags
@@ -30,30 +28,23 @@ def main() -> None:
     if config_flag.is_recorded() and not _TRUST.value:
         own_code.refuse_untrusted(values, "the run's config.json")
     own_code.allow(values)  # A recipe is the user's own program, and so is what it names.
+
     from iddpm_jax import distributed
     from iddpm_jax.cli import compilation_cache
     from iddpm_jax.config.build_model import follow_image_size
     from iddpm_jax.config.build_training import build_training
-    from iddpm_jax.config.record import MAY_CHANGE
-    from iddpm_jax.files import workdir
-    from iddpm_jax.files.lock import lock
-    from iddpm_jax.files.paths import local_path
+    from iddpm_jax.files.paths import local_path, refuse_unwritable
+    from iddpm_jax.files.workdir import known_labels
     from iddpm_jax.training import loop
+    from iddpm_jax.training.run_directory import locked_workdir
 
     launch.join()
     if "model.attention_resolutions" not in config_flag.overrides():
         follow_image_size(config, config_flag.recipe_value("model.image_size"))
     directory = local_path(_WORKDIR.value, "--workdir").absolute()
-    with ExitStack() as held:
-        run = build_training(config, workdir.known_labels(str(directory)))
-
-        def open_workdir() -> None:
-            held.enter_context(lock(directory))
-            workdir.open_workdir(str(directory), run.config, MAY_CHANGE)
-            if run.data.class_names:
-                workdir.write_labels(directory, run.data.class_names)
-
-        distributed.on_first(open_workdir)
+    distributed.on_first(lambda: refuse_unwritable(directory))  # Before the data are opened.
+    run = build_training(config, known_labels(str(directory)))
+    with locked_workdir(directory, run.identity):
         compilation_cache.enable(directory.parent)
         loop.train(run, directory, launch.peer_timeout(), parameter_table=_TABLE.value)
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 import iddpm_jax
-from iddpm_jax.check_workdir import findings
+from iddpm_jax.config.verify_workdir import findings
 from iddpm_jax.errors import UsageError
 from iddpm_jax.training.checkpoints import Checkpoints
 from tests.commands import run, train

@@ -157,6 +157,11 @@ def test_imports_of_torch_are_inside_functions():
                 assert not {"torch", "safetensors"} & {n.split(".")[0] for n in names}, path
 
 
+def test_commands_are_flags_and_one_call():
+    for name in COMMANDS:
+        assert len((PACKAGE / name).read_text(encoding="utf-8").splitlines()) <= 60, name
+
+
 def test_files_stay_short():
     for path in _files():
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path

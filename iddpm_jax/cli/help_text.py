@@ -16,6 +16,7 @@ _WIDTH = 100
 _COMMON = (
     "iddpm_jax.cli.picture_flags",
     "iddpm_jax.cli.enlarging_flags",
+    "iddpm_jax.cli.packing_flags",
     "iddpm_jax.cli.sampling_flags",
     "iddpm_jax.cli.run",
     "iddpm_jax.cli.launch",

@@ -32,3 +32,14 @@ def local_path(text: str | os.PathLike[str], what: str) -> pathlib.Path:
         return pathlib.Path(text).expanduser()
     except RuntimeError:  # There is no such user: the text is taken as it is.
         return pathlib.Path(text)
+
+
+def refuse_unwritable(directory: pathlib.Path) -> None:
+    """UsageError unless a directory can be written, or made; nothing is made to find that out."""
+    there = directory
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        raise UsageError(f"the directory {directory} cannot be written: {there} is no directory")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"the directory {directory} cannot be written: {there} is not writable")

@@ -3,7 +3,7 @@ import pathlib
 import pytest
 
 from iddpm_jax.errors import UsageError
-from iddpm_jax.files.paths import local_path
+from iddpm_jax.files.paths import local_path, refuse_unwritable
 
 
 def test_local_path_expands_the_home_directory(monkeypatch):
@@ -23,3 +23,15 @@ def test_local_path_refuses_addresses(text):
 def test_local_path_refuses_what_is_none(text):
     with pytest.raises(UsageError, match="is empty or no path"):
         local_path(text, "--out")
+
+
+def test_refuse_unwritable_looks_at_what_is_there_and_makes_nothing(tmp_path, monkeypatch):
+    refuse_unwritable(tmp_path / "new" / "run")
+    refuse_unwritable(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"file/run cannot be written: .*/file is no directory"):
+        refuse_unwritable(tmp_path / "file" / "run")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # Root may write anywhere.
+    with pytest.raises(UsageError, match=r"new/run cannot be written: .* is not writable"):
+        refuse_unwritable(tmp_path / "new" / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
