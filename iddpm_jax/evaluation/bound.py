@@ -47,24 +47,10 @@ def make_bound(
       `decoder` `[b]` of the b images that count, in bits per dimension, and the sums over them
       of `vb`, `mse` and `xstart_mse` `[T]`, t = T-1 first.
     """
-    rows, everywhere = batch_sharding(mesh), replicated(mesh)
-    params = jax.device_put(params, everywhere)
-
-    # The process and the seed are arguments, not constants, so that another of the same size
-    # finds the program in the compilation cache.
-    @functools.partial(jax.jit, out_shardings=everywhere)
-    def terms(params, d, seed, indices, images, labels, timesteps):
-        keys = dm.stream_keys(seed, dm.Stream.NLL_NOISE, indices)
-        small = None
-        if low_res is not None:
-            small = low_res(images, dm.stream_keys(seed, dm.Stream.NLL_LOW_RES, indices))
-
-        def model_fn(x_t, timestep):
-            return model.apply({"params": params}, x_t, timestep, y=labels, low_res=small)
-
-        return dm.bpd_terms(d, model_fn, images, timesteps, keys, clip_denoised=clip_denoised)
-
-    prior = jax.jit(dm.prior_bpd, out_shardings=everywhere)
+    rows = batch_sharding(mesh)
+    params = jax.device_put(params, replicated(mesh))
+    terms = _compiled_terms(model, mesh, clip_denoised, low_res)
+    prior = _compiled_prior(mesh)
     parts = timestep_parts(d.num_timesteps)
 
     def evaluate(
@@ -92,6 +78,35 @@ def make_bound(
         }
 
     return evaluate
+
+
+@functools.cache  # So that a second bound of the same network compiles nothing.
+def _compiled_terms(
+    model: nn.Module,
+    mesh: Mesh,
+    clip_denoised: bool,
+    low_res: Callable[[jax.Array, jax.Array], jax.Array] | None,
+) -> Callable[..., dict[str, jax.Array]]:
+    # The process and the seed are arguments, not constants, so that another of the same size
+    # finds the program in the compilation cache.
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
+    def terms(params, d, seed, indices, images, labels, timesteps):
+        keys = dm.stream_keys(seed, dm.Stream.NLL_NOISE, indices)
+        small = None
+        if low_res is not None:
+            small = low_res(images, dm.stream_keys(seed, dm.Stream.NLL_LOW_RES, indices))
+
+        def model_fn(x_t, timestep):
+            return model.apply({"params": params}, x_t, timestep, y=labels, low_res=small)
+
+        return dm.bpd_terms(d, model_fn, images, timesteps, keys, clip_denoised=clip_denoised)
+
+    return terms
+
+
+@functools.cache
+def _compiled_prior(mesh: Mesh) -> Callable[[dm.GaussianDiffusion, jax.Array], jax.Array]:
+    return jax.jit(dm.prior_bpd, out_shardings=replicated(mesh))
 
 
 def timestep_parts(num_timesteps: int) -> np.ndarray:

@@ -37,10 +37,10 @@ def make_measure(
       seed: of the noise, which is that of the bound.
       low_res: what makes a super-resolution model's input.
     """
-    rows, everywhere = batch_sharding(mesh), replicated(mesh)
-    params, tables = jax.device_put((params, dm.pair_tables(betas)), everywhere)
+    on_all = replicated(mesh)
+    params, tables = jax.device_put((params, dm.pair_tables(betas)), on_all)
 
-    @functools.partial(jax.jit, out_shardings=everywhere)
+    @functools.partial(jax.jit, out_shardings=on_all)
     def row(params, tables, images, labels, indices, weights, t):
         keys = dm.stream_keys(seed, dm.Stream.NLL_NOISE, indices)
         small = None
@@ -53,12 +53,13 @@ def make_measure(
         noise = dm.per_sample_noise(keys, t, images.shape[1:])
         return dm.transition_costs(d, tables, model_fn, images, t, noise, weights)
 
-    prior = jax.jit(functools.partial(dm.prior_costs, d), out_shardings=everywhere)
+    prior = jax.jit(functools.partial(dm.prior_costs, d), out_shardings=on_all)
 
     def measure(batch: ImageBatch, on_timestep=lambda: None) -> dm.Costs:
         labels = batch.labels if model.num_classes else None
         images, labels, indices, weights = jax.device_put(
-            (batch.images, labels, batch.indices, batch.valid.astype(np.float32)), rows
+            (batch.images, labels, batch.indices, batch.valid.astype(np.float32)),
+            batch_sharding(mesh),
         )
         found = []
         for t in range(d.num_timesteps):
