@@ -31,14 +31,14 @@ def of(module: str, config: bool, argument: str = "") -> str:
       config: whether it takes a `--config`, whose recipes and keys are then listed.
       argument: the name of its one argument that is no flag, if it has one.
     """
-    own: list[flags.Flag] = []
+    of_command: list[flags.Flag] = []
     common: dict[str, list[flags.Flag]] = {name: [] for name in _COMMON}
     for defined_in, found in flags.FLAGS.flags_by_module_dict().items():
         if defined_in in common:
             common[defined_in] += found
         elif defined_in in (module, sys.argv[0]):
-            own += found
-    entries = [_entry(flag) for flag in (*own, *itertools.chain(*common.values()))]
+            of_command += found
+    entries = [_entry(flag) for flag in (*of_command, *itertools.chain(*common.values()))]
     about = inspect.cleandoc(sys.modules[module].__doc__ or "")
     if argument:
         about += f"\n\n{argument} comes first; all else is flags."

@@ -21,7 +21,7 @@ from iddpm_jax.files.settings_record import differing_settings
 from iddpm_jax.files.shards import Shards
 from iddpm_jax.files.untrusted import read_json
 
-_MEND = "delete it, and the images are evaluated again"
+_ADVICE = "delete it, and the images are evaluated again"
 _NUMBERS = ("bits_per_dim", "prior_bpd", "kl_bpd", "decoder_bpd", "num_timesteps")
 
 
@@ -49,7 +49,9 @@ def _summary(directory: pathlib.Path, shards: Shards, num_timesteps: int) -> Bou
             try:
                 check_part(part, count, num_timesteps)
             except UsageError as error:
-                raise UsageError(f"{directory / 'shards'} is damaged: {error}; {_MEND}") from error
+                raise UsageError(
+                    f"{directory / 'shards'} is damaged: {error}; {_ADVICE}"
+                ) from error
             yield part
 
     return summarise(parts())
@@ -67,9 +69,9 @@ def read_result(directory: pathlib.Path, settings: Mapping[str, Any]) -> dict[st
     try:
         result = read_json(file, "the result")
     except UsageError as error:
-        raise UsageError(f"{error}; {_MEND}") from error
+        raise UsageError(f"{error}; {_ADVICE}") from error
     sound = isinstance(result, dict)
     sound = sound and not differing_settings({key: result.get(key) for key in settings}, settings)
     if not (sound and all(isinstance(result.get(name), int | float) for name in _NUMBERS)):
-        raise UsageError(f"{file} is not the result of {directory / 'settings.json'}: {_MEND}")
+        raise UsageError(f"{file} is not the result of {directory / 'settings.json'}: {_ADVICE}")
     return result

@@ -160,3 +160,12 @@ command(main)()
 def test_several_commands_can_be_imported_into_one_program():
     result = _python("-c", "from iddpm_jax import check_workdir, export_torch, train")
     assert result.returncode == 0, result.stderr
+
+
+def test_help_shows_a_shared_flag_only_where_a_command_has_it():
+    have_respacing = set()
+    for name in COMMANDS:
+        text = _python("-c", _REFUSES_WITHOUT_JAX.format(name=name, flags=["--help"])).stdout
+        if "  --respacing=" in text:
+            have_respacing.add(name)
+    assert have_respacing == {"sample", "super_resolve", "nll"}
