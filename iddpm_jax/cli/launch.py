@@ -8,10 +8,12 @@ from typing import Any
 
 from absl import flags
 
+import iddpm_jax
 from iddpm_jax.cli.path_flag import PathParser
 from iddpm_jax.errors import UsageError
 
 _LONGEST = 10**6  # Seconds, eleven days.
+_PACKAGE = pathlib.Path(iddpm_jax.__file__).resolve().parent
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address",
@@ -62,23 +64,25 @@ def join() -> None:
     for flag in (_START, _TIMEOUT):
         if math.isnan(flag.value):
             raise UsageError(f"--{flag.name}=nan: give a number of seconds")
-    place = _given_place() if _is_given() else _found_place()
-    if place is None:
+    where = _from_flags() if _is_given() else _from_cluster()
+    if where is None:
         return
     from iddpm_jax import distributed
 
     distributed.join_run(
-        **place, start_timeout=_START.value, silence=distributed.silence(_TIMEOUT.value)
+        **where,
+        start_timeout=_START.value,
+        peer_timeout=_TIMEOUT.value,
+        given=started_with(),
     )
-    distributed.check_same_everywhere(started_with(), "flags, configuration or code")
 
 
 def _is_given() -> bool:
     return any(flag.value is not None for flag in (_COORDINATOR, _COUNT, _ID))
 
 
-def _given_place() -> dict[str, Any] | None:
-    """Where this process has its place, as the flags say; None: it is alone."""
+def _from_flags() -> dict[str, Any] | None:
+    """Address, number and count of processes, as the flags say; None: this one is alone."""
     count, number = _COUNT.value, _ID.value
     if count == 1:
         return None
@@ -91,8 +95,8 @@ def _given_place() -> dict[str, Any] | None:
     return {"address": _COORDINATOR.value, "count": count, "process": number}
 
 
-def _found_place() -> dict[str, Any] | None:
-    """Where the cluster around this process puts it; None where there is no cluster."""
+def _from_cluster() -> dict[str, Any] | None:
+    """The same, and the devices of this process, as its cluster says; None: there is none."""
     # `jax.distributed.initialize` asks the same, but tells nobody what it found.
     from jax._src.clusters import ClusterEnv
 
@@ -108,7 +112,10 @@ def started_with() -> dict[str, Any]:
     """What all processes of a run have to have in common: flags, configuration and code."""
     import jax
 
-    values: dict[str, Any] = {"the code": _code_digest(), "the version of jax": jax.__version__}
+    values: dict[str, Any] = {
+        "the code": _code_digest(_PACKAGE),
+        "the version of jax": jax.__version__,
+    }
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
         if module.split(".")[0] == "absl":
             continue
@@ -133,9 +140,8 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _code_digest() -> str:
-    """A digest of this package's source files."""
-    package = pathlib.Path(__file__).resolve().parent
+def _code_digest(package: pathlib.Path) -> str:
+    """A digest of all source files of a package."""
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(f"{path.relative_to(package).as_posix()}\0".encode())

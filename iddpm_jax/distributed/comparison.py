@@ -1,35 +1,23 @@
-"""Checking that all processes of a run were given the same, before anything is built.
+"""Checking that all processes of a run were given the same."""
 
-What they were given travels through the key-value store of JAX's coordination service. The public
-collectives of `jax.experimental.multihost_utils` compile a program for the devices of all, and
-which these are is not known yet, nor that they are alike.
-"""
-
-import contextlib
 import hashlib
-import itertools
 import json
 import pathlib
 import secrets
-import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
-# As Orbax does; there is no public way to the store.
-from jax._src import distributed
+from iddpm_jax.distributed import run
+from iddpm_jax.distributed.ending import PeerError
 
-from iddpm_jax.distributed import ending, run
-from iddpm_jax.distributed.roll_call import PeerError
-
-_PATIENCE_SECONDS = 3600.0  # For the others to come here; who is gone is noticed at once.
-_PARTING_SECONDS = 10.0  # For the others to hear why all end.
 _APPEARS_SECONDS = 5.0  # For a new file to be seen through a network file system.
 _LONGEST = 200  # Characters of a value.
 _MOST_KEYS, _MOST_PROCESSES = 5, 4  # In a message.
-_calls = itertools.count()
 
 
 def check_same_everywhere(values: Mapping[str, Any], what: str) -> None:
@@ -39,15 +27,11 @@ def check_same_everywhere(values: Mapping[str, Any], what: str) -> None:
       values: what JSON can hold, or anything whose `repr` tells it from others.
       what: what they are, for the message, as in "configuration".
     """
-    mine = {key: _text(value) for key, value in values.items()}
-
-    def judge(answers: Sequence[dict[str, Any]]) -> str:
-        lines = differences([a["values"] for a in answers], _names(answers))
-        more = len(lines) - _MOST_KEYS
-        shown = "; ".join(lines[:_MOST_KEYS]) + (f"; and {more} more" if more > 0 else "")
-        return f"the processes differ in their {what}: {shown}" if lines else ""
-
-    _agree({"values": mine}, judge)
+    if jax.process_count() > 1:
+        given = [json.loads(text) for text in gather_texts(json.dumps(as_texts(values)))]
+        difference = describe_differences(given, run.names(), what)
+        if difference:
+            raise PeerError(difference)
 
 
 def check_same_directory(path: pathlib.Path) -> None:
@@ -55,85 +39,57 @@ def check_same_directory(path: pathlib.Path) -> None:
 
     Process 0 leaves a file in it for a moment.
     """
-    if run.count() == 1:
+    if jax.process_count() == 1:
         return
-    signs = path / ".processes"
-    token = _from_first(secrets.token_hex(8))
-    if run.process() == 0:
-        signs.mkdir(parents=True, exist_ok=True)
-        (signs / token).touch()
+    file = path / ".processes" / gather_texts(secrets.token_hex(8))[0]
+    if jax.process_index() == 0:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
     try:
-        seen = _appears(signs / token)
-        _agree({"seen": seen, "path": str(path)}, _other_directories)
+        found = [json.loads(text) for text in gather_texts(json.dumps([_appears(file), str(path)]))]
     finally:
-        if run.process() == 0:
-            (signs / token).unlink(missing_ok=True)
+        if jax.process_index() == 0:
+            file.unlink(missing_ok=True)
+    names = run.names()
+    others = [f"{there} of {names[i]}" for i, (seen, there) in enumerate(found) if not seen]
+    if others:
+        raise PeerError(
+            f"all processes have to share one directory, but {_some(others)} is not "
+            f"{found[0][1]} of {names[0]}; give all of them the same --workdir and --out"
+        )
 
 
-def differences(values: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[str]:
-    """A line for each key in which mappings differ, with the names of those that have each value.
+def describe_differences(
+    given: Sequence[Mapping[str, str]], names: Sequence[str], what: str
+) -> str:
+    """One line about the keys in which mappings differ; nothing if they are the same.
 
-    A key that one of them lacks is "nothing" there.
+    A key that one of them lacks is "nothing" there. `names` say whose each mapping is.
     """
     lines = []
-    for key in sorted(set().union(*values)):
+    for key in sorted(set().union(*given)):
         having: dict[str, list[str]] = {}
-        for name, mapping in zip(names, values, strict=True):
+        for name, mapping in zip(names, given, strict=True):
             having.setdefault(mapping.get(key, "nothing"), []).append(name)
         if len(having) > 1:
             shown = " and ".join(f"{value} on {_some(who)}" for value, who in having.items())
             lines.append(f"{key} is {shown}")
-    return lines
+    more = len(lines) - _MOST_KEYS
+    shown = "; ".join(lines[:_MOST_KEYS]) + (f"; and {more} more" if more > 0 else "")
+    return f"the processes differ in their {what}: {shown}" if lines else ""
 
 
-def _other_directories(answers: Sequence[dict[str, Any]]) -> str:
-    names = _names(answers)
-    others = [f"{a['path']} of {n}" for a, n in zip(answers, names, strict=True) if not a["seen"]]
-    if not others:
-        return ""
-    return (
-        f"all processes have to share one directory, but {_some(others)} is not "
-        f"{answers[0]['path']} of {names[0]}; give all of them the same --workdir and --out"
-    )
+def as_texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Values as short texts, which differ where the values do."""
+    return {key: _text(value) for key, value in values.items()}
 
 
-def _agree(answer: dict[str, Any], judge: Callable[[list[dict[str, Any]]], str]) -> None:
-    """Has process 0 judge the answers of all; PeerError in all of them unless it says nothing."""
-    if run.count() == 1:
-        return
-    client, me, call = distributed.global_state.client, run.process(), f"agree/{next(_calls)}"
-    mine = json.dumps({"host": socket.gethostname(), **answer})
-    if me:
-        client.key_value_set(f"{call}/{me}", mine)
-        verdict = _get(f"{call}/verdict", "process 0")
-    else:
-        others = [_get(f"{call}/{p}", f"process {p}") for p in range(1, run.count())]
-        verdict = judge([json.loads(text) for text in (mine, *others)])
-        client.key_value_set(f"{call}/verdict", verdict)
-    if verdict:
-        ending.about_to_end.set()
-        # Process 0 keeps the store, and so has to be the last to go.
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            client.wait_at_barrier(call, int(1000 * _PARTING_SECONDS))
-        raise PeerError(verdict)
-
-
-def _from_first(text: str) -> str:
-    """The text that process 0 has."""
-    key = f"first/{next(_calls)}"
-    if run.process():
-        return _get(key, "process 0")
-    distributed.global_state.client.key_value_set(key, text)
-    return text
-
-
-def _get(key: str, whose: str) -> str:
-    client = distributed.global_state.client
-    try:
-        return client.blocking_key_value_get(key, int(1000 * _PATIENCE_SECONDS))
-    except jax.errors.JaxRuntimeError as error:
-        text = " ".join(str(error).split())[:200]
-        raise PeerError(f"{whose} did not say what it was given: {text}") from error
+def gather_texts(text: str) -> list[str]:
+    """The texts of all processes, in all of them."""
+    data = np.frombuffer(text.encode("utf-8"), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(data.size))
+    rows = multihost_utils.process_allgather(np.pad(data, (0, sizes.max() - data.size)))
+    return [row[:size].tobytes().decode("utf-8") for row, size in zip(rows, sizes, strict=True)]
 
 
 def _appears(path: pathlib.Path) -> bool:
@@ -151,10 +107,6 @@ def _text(value: Any) -> str:
         return text
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return f"{text[:60]}… ({len(text):,} characters, SHA-256 {digest[:12]})"
-
-
-def _names(answers: Sequence[dict[str, Any]]) -> list[str]:
-    return [f"process {number} ({answer['host']})" for number, answer in enumerate(answers)]
 
 
 def _some(names: Sequence[str]) -> str:

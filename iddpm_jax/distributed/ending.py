@@ -1,15 +1,20 @@
-"""How a command ends when there are other processes."""
+"""How a process ends when there are others."""
 
 import os
 import sys
 import threading
+from collections.abc import Callable
 from typing import NoReturn
 
 from iddpm_jax.distributed import run
+from iddpm_jax.errors import UsageError
 
-# Set when this process is about to end, and will say why: that others are gone by then is no news.
-about_to_end = threading.Event()
 _ending = threading.Lock()  # Taken once, by whoever says why this process ends.
+_let_others_end: list[Callable[[], None]] = []  # What is done between that word and the end.
+
+
+class PeerError(UsageError):
+    """Another process could not do its part."""
 
 
 def fail(message: object) -> NoReturn:
@@ -19,22 +24,25 @@ def fail(message: object) -> NoReturn:
     """
     if run.count() == 1:
         sys.exit(f"error: {message}")
-    _end(f"process {run.process()}: {message}")
+    end_process(f"error: process {run.process()}: {message}")
 
 
-def end_now(me: int, complaint: str) -> NoReturn:
-    """Ends process `me`, from any of its threads, because of what others did."""
-    _end(f"process {me} ends: {complaint}. The same command continues")
+def end_process(line: str) -> NoReturn:
+    """Ends this process of several with status 1, from any of its threads, after a line."""
+    _ending.acquire()
+    print(line, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    for call in _let_others_end:
+        call()
+    os._exit(1)
+
+
+def before_end_process(let_others_end: Callable[[], None]) -> None:
+    """Has something done before this process ends with an error, so that others can."""
+    _let_others_end.append(let_others_end)
 
 
 def print_once(line: str) -> None:
     """Prints a line, once for all processes."""
     if run.process() == 0:
         print(line, flush=True)
-
-
-def _end(line: str) -> NoReturn:
-    _ending.acquire()
-    print(f"error: {line}", file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    os._exit(1)

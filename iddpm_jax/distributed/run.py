@@ -3,13 +3,14 @@
 `jax.process_index()` would have it look, which waits for the others.
 """
 
-_process, _count = 0, 1
+_process = 0
+_names: tuple[str, ...] = ("process 0",)
 
 
-def set_process(process: int, count: int) -> None:
-    """Notes that this process is number `process` of `count`."""
-    global _process, _count
-    _process, _count = process, count
+def set_process(process: int, names: tuple[str, ...]) -> None:
+    """Notes that this process is number `process` of those with `names`."""
+    global _process, _names
+    _process, _names = process, names
 
 
 def process() -> int:
@@ -19,4 +20,9 @@ def process() -> int:
 
 def count() -> int:
     """The number of processes of the run."""
-    return _count
+    return len(_names)
+
+
+def names() -> tuple[str, ...]:
+    """What messages call the processes, by number, such as "process 1 (node7, pid 4711)"."""
+    return _names

@@ -28,7 +28,7 @@ def test_join_refuses_a_time_that_is_none(flag, name):
         launch.join()
 
 
-def test_join_refuses_a_place_that_is_half_said(flag):
+def test_join_refuses_an_address_without_the_rest(flag):
     flag(_COUNT=2)
     with pytest.raises(UsageError, match="--coordinator_address and --process_id missing"):
         launch.join()
@@ -43,4 +43,14 @@ def test_join_refuses_a_number_that_no_process_has(flag):
 def test_join_leaves_a_process_alone_that_says_so(flag):
     flag(_COUNT=1)
     launch.join()
-    assert launch._given_place() is None
+    assert launch._from_flags() is None
+
+
+def test_code_digest_is_that_of_every_file_below_the_package(tmp_path):
+    assert (launch._PACKAGE / "diffusion" / "gaussian.py").exists()
+    (tmp_path / "diffusion").mkdir()
+    digests = set()
+    for text in ("a = 1", "a = 2"):
+        (tmp_path / "diffusion" / "gaussian.py").write_text(text)
+        digests.add(launch._code_digest(tmp_path))
+    assert len(digests) == 2

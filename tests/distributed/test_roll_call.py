@@ -5,7 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from iddpm_jax.distributed.roll_call import Member, PeerError, call_roll, report, split_address
+from iddpm_jax.distributed import roll_call
+from iddpm_jax.distributed.ending import PeerError
+from iddpm_jax.distributed.roll_call import Member, call_roll, is_closed, report, split_address
 from iddpm_jax.errors import UsageError
 
 # Seconds that no test waits for; they only end one that hangs.
@@ -21,8 +23,15 @@ def address():
         yield f"127.0.0.1:{held.getsockname()[1]}"
 
 
-def _member(process: int, count: int) -> Member:
-    return Member(process, count, f"host{process}", 100 + process)
+@pytest.fixture(autouse=True)
+def in_a_hurry(monkeypatch):
+    """Waits for nobody who does not say a word."""
+    monkeypatch.setattr(roll_call, "_GREETING_SECONDS", 0.1)
+    monkeypatch.setattr(roll_call, "_ANSWER_SECONDS", 0.1)
+
+
+def _member(process: int, count: int, **given: str) -> Member:
+    return Member(process, count, f"host{process}", 100 + process, given)
 
 
 def _gather(address: str, members, calling: Member):
@@ -33,18 +42,46 @@ def _gather(address: str, members, calling: Member):
         return [call.exception(ENOUGH) or call.result() for call in calls]
 
 
-def _close(lines) -> None:
-    for line in lines:
-        line.close()
+def _close(connections) -> None:
+    for connection in connections:
+        connection.close()
 
 
-def test_call_roll_and_report_give_a_line_to_each_other(address):
-    lines, *others = _gather(address, [_member(p, 3) for p in (1, 2)], _member(0, 3))
-    assert sorted(line.member for line in lines) == [_member(1, 3), _member(2, 3)]
-    assert [line.member for line in others] == [_member(0, 3)] * 2
-    next(line for line in lines if line.member.process == 2).tell(bye=True)
-    assert others[1].wait(ENOUGH) == {"bye": True}
-    _close([*lines, *others])
+def test_call_roll_and_report_give_connections_to_each_other(address):
+    rolls = _gather(address, [_member(p, 3) for p in (1, 2)], _member(0, 3))
+    names = tuple(f"process {n} (host{n}, pid {100 + n})" for n in range(3))
+    assert [roll[0] for roll in rolls] == [names] * 3
+    (_, to_all), (_, of_first), (_, of_second) = rolls
+    assert sorted(to_all) == [1, 2]
+    assert not any(map(is_closed, (*to_all.values(), of_first[0], of_second[0])))
+    of_second[0].close()
+    assert to_all[2].recv(1) == b""
+    assert [is_closed(to_all[process]) for process in (1, 2)] == [False, True]
+    _close([*to_all.values(), of_first[0]])
+
+
+def test_call_roll_refuses_what_differs_everywhere(address):
+    errors = _gather(address, [_member(1, 2, lr="0.5")], _member(0, 2, lr="0.1"))
+    said = (
+        "the processes differ in their flags, configuration or code: lr is 0.1 on process 0 "
+        "(host0, pid 100) and 0.5 on process 1 (host1, pid 101)"
+    )
+    assert [(type(error), str(error)) for error in errors] == [(PeerError, said)] * 2
+
+
+def test_call_roll_takes_one_that_was_started_again(address):
+    with ThreadPoolExecutor(3) as pool:
+        roll = pool.submit(call_roll, address, _member(0, 3), ENOUGH)
+        first = None
+        while first is None:
+            with contextlib.suppress(ConnectionRefusedError):
+                first = socket.create_connection(split_address(address))
+        roll_call._send(first, {"here": _member(1, 3)})
+        first.close()
+        others = [pool.submit(report, address, _member(p, 3), ENOUGH) for p in (1, 2)]
+        connections = [*roll.result()[1].values(), *(other.result()[1][0] for other in others)]
+    assert not any(map(is_closed, connections))
+    _close(connections)
 
 
 def test_call_roll_names_those_that_did_not_come(address):
@@ -69,9 +106,9 @@ def test_call_roll_does_not_mind_strangers(address, greeting):
 
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(join_after_a_stranger)
-        (line,) = call_roll(address, _member(0, 2), ENOUGH)
-    assert line.member == _member(1, 2)
-    _close([line, other.result(), *strangers])
+        names, connections = call_roll(address, _member(0, 2), ENOUGH)
+    assert names[1] == "process 1 (host1, pid 101)"
+    _close([connections[1], other.result()[1][0], *strangers])
 
 
 def test_call_roll_refuses_another_number_of_processes_everywhere(address):
@@ -81,7 +118,7 @@ def test_call_roll_refuses_another_number_of_processes_everywhere(address):
 
 
 def test_call_roll_refuses_a_number_that_two_have(address):
-    members = [_member(1, 3), Member(1, 3, "other", 7)]
+    members = [_member(1, 3), Member(1, 3, "other", 7, {})]
     errors = _gather(address, members, _member(0, 3))
     assert all("--process_id=1 was given twice: to " in str(error) for error in errors)
     assert all("host1 (pid 101)" in str(e) and "other (pid 7)" in str(e) for e in errors)
@@ -102,8 +139,14 @@ def test_report_says_that_nothing_listens(address):
     assert str(caught.value).startswith(f"process 0 is not at {address}: Connection refused")
 
 
-@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"{}\n", None])
-def test_report_says_that_something_else_listens(answer):
+_OTHER = "what answers there is not process 0 of this run for "
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [(b"HTTP/1.1 400 No\r\n\r\n", _OTHER), (b"{}\n", _OTHER), (None, "timed out")],
+)
+def test_report_says_that_something_else_listens(answer, reason):
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve():
@@ -119,7 +162,7 @@ def test_report_says_that_something_else_listens(answer):
         connections = []
         threading.Thread(target=serve, daemon=True).start()
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(PeerError, match="what answers there is not process 0 of this run"):
+        with pytest.raises(PeerError, match=f"process 0 is not at {address}: {reason}"):
             report(address, _member(1, 2), timeout=0.01)
         server.shutdown(socket.SHUT_RDWR)
     _close(connections)

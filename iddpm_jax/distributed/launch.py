@@ -1,36 +1,37 @@
 """Becoming one of several processes, and leaving them."""
 
-import atexit
 import os
+import socket
 import sys
 import time
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
-from iddpm_jax.distributed import run
-from iddpm_jax.distributed.lifeline import Lifeline
-from iddpm_jax.distributed.relay import Relay
-from iddpm_jax.distributed.roll_call import call_roll, report, split_address, this_process
+from iddpm_jax.distributed import run, watchdog
+from iddpm_jax.distributed.comparison import as_texts
+from iddpm_jax.distributed.ending import end_process
+from iddpm_jax.distributed.roll_call import Member, call_roll, report
 from iddpm_jax.errors import UsageError
 
 _CONNECT_SECONDS = 120  # For JAX to join processes that are all there.
 _SHUTDOWN_SECONDS = 60  # For all to leave, after all have come to their end.
 _SHORTEST_HEARTBEAT = 100  # JAX's own.
 _NEVER = 10**7  # Seconds, a third of a year.
-_NOTICE_SECONDS = 1.0  # For a broken connection to be seen by the thread that says whose it was.
-
-_lifeline: Lifeline | None = None
+_NOTICE_SECONDS = 5.0  # For the watchdog to find who is gone, where that was the reason.
 
 
 def join_run(
     address: str,
     count: int,
     process: int,
+    *,
     start_timeout: float,
-    silence: float,
+    peer_timeout: float,
+    given: Mapping[str, Any],
     local_devices: Sequence[int] | None = None,
 ) -> None:
     """Makes this process number `process` of the `count` of a run.
@@ -38,29 +39,20 @@ def join_run(
     Args:
       address: host and port of process 0.
       start_timeout: seconds to wait for process 0, and in process 0 for all others.
-      silence: seconds without a sign of life after which a `Watch` ends the run; 0: never. JAX,
-        which aborts without saying who is missing, waits for longer.
+      peer_timeout: seconds that a step may take, as `Watchdog` takes them. JAX, which aborts with
+        a stack trace, waits for longer than a tenth of them.
+      given: names and values that have to be the same in all processes.
       local_devices: numbers of the devices that are this process's; None: all of this host.
 
     Raises:
       UsageError: the address is none, or its port is taken.
-      PeerError: some processes did not come.
+      PeerError: some processes did not come, or were given something else.
     """
-    global _lifeline
-    host, port = split_address(address)
-    lines = []
+    run.set_process(process, tuple(f"process {number}" for number in range(count)))
     if count > 1:
-        me = this_process(process, count)
-        if process == 0:
-            lines = call_roll(address, me, start_timeout)
-        else:
-            lines = [report(address, me, start_timeout)]
-            address = Relay(host, port).address
-        run.set_process(process, count)
-        _lifeline = Lifeline(process, lines)
-        sys.excepthook = _end_with_traceback
-        # Whoever comes to the end of its program is not missed.
-        atexit.register(_lifeline.leave)
+        me = Member(process, count, socket.gethostname(), os.getpid(), as_texts(given))
+        names, connections = (report if process else call_roll)(address, me, start_timeout)
+        run.set_process(process, names)
     try:
         jax.distributed.initialize(
             coordinator_address=address,
@@ -68,12 +60,15 @@ def join_run(
             process_id=process,
             local_device_ids=local_devices,
             initialization_timeout=_CONNECT_SECONDS,
-            heartbeat_timeout_seconds=_heartbeat(silence),
+            heartbeat_timeout_seconds=_heartbeat(peer_timeout),
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
     except RuntimeError as error:
         text = " ".join(str(error).split())
         raise UsageError(f"the processes did not find each other: {text}") from error
+    if count > 1:
+        watchdog.start(peer_timeout, connections)
+        sys.excepthook = _end_with_traceback
     # On CPUs two programs may run at once, and processes that take part in them in different
     # orders wait for each other for ever. Where there are streams, they keep the order.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
@@ -85,7 +80,8 @@ def finish() -> None:
         multihost_utils.sync_global_devices("the end")
 
 
-def _heartbeat(silence: float) -> int:
+def _heartbeat(peer_timeout: float) -> int:
+    silence = watchdog.SILENCE * peer_timeout
     return max(_SHORTEST_HEARTBEAT, int(2 * silence) + 60) if silence else _NEVER
 
 
@@ -94,11 +90,9 @@ def _end_with_traceback(
 ) -> None:
     """Ends a process of several that met a bug, without waiting for the others to end too.
 
-    Where the error is that another one is gone, the line that names it is all there is to say.
+    Where another one is gone the connection to it breaks in whatever was under way: then the
+    watchdog, which knows its name, ends this process.
     """
-    lost = isinstance(error, jax.errors.JaxRuntimeError) and _lifeline is not None
-    if lost and _lifeline.broken.wait(_NOTICE_SECONDS):
-        time.sleep(60)  # Its thread ends the process.
     sys.__excepthook__(kind, error, trace)
-    sys.stdout.flush()
-    os._exit(1)
+    time.sleep(_NOTICE_SECONDS)
+    end_process(f"error: process {run.process()} ended with the error above")

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from iddpm_jax.distributed.joining import _heartbeat
+from iddpm_jax.distributed.launch import _heartbeat
+from iddpm_jax.distributed.watchdog import SILENCE
 from tests.commands import start_together
 
 ENOUGH = 300  # Seconds that no test waits for.
@@ -43,30 +44,37 @@ def waiting(tmp_path):
         process.wait()
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_join_run_ends_the_others_when_one_is_gone_and_names_it(waiting, victim):
+def _said(log) -> list[str]:
+    return log.read_text().split("together\n")[1].splitlines()
+
+
+def test_join_run_ends_the_others_when_one_is_gone_and_names_it(waiting):
     processes, logs = waiting
-    processes[victim].kill()
-    other = 1 - victim
-    assert processes[other].wait(ENOUGH) == 1
-    said = logs[other].read_text().split("together\n")[1].splitlines()
-    host, pid = os.uname().nodename, processes[victim].pid
-    assert said == [
-        f"error: process {other} ends: process {victim} ({host}, pid {pid}) is gone; if it ended "
+    processes[1].kill()
+    assert processes[0].wait(ENOUGH) == 1
+    host, pid = os.uname().nodename, processes[1].pid
+    assert _said(logs[0]) == [
+        f"error: process 0 ends: process 1 ({host}, pid {pid}; starting) is gone; if it ended "
         "with an error, it says why. The same command continues"
     ]
 
 
-def test_join_run_lets_the_watch_speak_of_a_process_0_that_is_frozen(waiting):
+def test_join_run_leaves_it_to_jax_to_end_the_others_when_process_0_is_gone(waiting):
+    processes, logs = waiting
+    processes[0].kill()
+    assert processes[1].wait(ENOUGH) == -signal.SIGABRT
+    assert "the leader task was preempted/died" in logs[1].read_text()
+
+
+def test_join_run_ends_the_others_when_process_0_is_frozen_and_names_it(waiting):
     processes, logs = waiting
     processes[0].send_signal(signal.SIGSTOP)
     assert processes[1].wait(ENOUGH) == 1
-    said = logs[1].read_text().split("together\n")[1].splitlines()
-    assert len(said) == 1
-    assert "no sign of life for 6 s from process 0 (" in said[0]
+    (line,) = _said(logs[1])
+    assert "no sign of life for 6 s from process 0 (" in line
 
 
-def test_heartbeat_is_longer_than_a_watch_is_silent():
-    for silence in (1.0, 60.0, 6000.0):
-        assert _heartbeat(silence) > 1.5 * silence  # A watch looks six times in that.
+def test_heartbeat_is_later_than_the_watchdog():
+    for timeout in (10.0, 600.0, 60000.0):
+        assert _heartbeat(timeout) > 1.5 * SILENCE * timeout  # It looks six times in that.
     assert _heartbeat(0) > 10**6
