@@ -7,6 +7,8 @@ import threading
 import types
 from collections.abc import Callable
 
+_PATIENCE = 1.0  # Seconds that a line may take to be shown.
+
 
 class StopRequest:
     """While entered, the first SIGTERM or SIGINT sets `requested`; the next one ends the process.
@@ -17,7 +19,7 @@ class StopRequest:
     which may be in a compilation for minutes.
 
     Args:
-      say: shows a line; called in another thread.
+      show: shows a line; called in another thread.
       checkpoints: the directory whose subdirectories are complete checkpoints, named by step.
 
     Attributes:
@@ -27,10 +29,10 @@ class StopRequest:
 
     _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self, say: Callable[[str], None], checkpoints: pathlib.Path):
+    def __init__(self, show: Callable[[str], None], checkpoints: pathlib.Path):
         self.requested = False
         self.step = 0
-        self._say, self._checkpoints = say, checkpoints
+        self._show, self._checkpoints = show, checkpoints
         self._answered = threading.Event()
         self._previous: dict[int, object] = {}
 
@@ -71,15 +73,15 @@ class StopRequest:
                 if asked:
                     self._end(signal.Signals(number))
                 asked = True
-                self._say_soon(self._first_answer(signal.Signals(number).name))
+                self._show_soon(self._answer_to_first(signal.Signals(number).name))
                 self._answered.set()
 
     def _end(self, number: signal.Signals) -> None:
-        self._say_soon(f"{number.name}: ended at once; {self._cost('is lost')}")
+        self._show_soon(f"{number.name}: ended at once; {self._cost('is lost')}")
         # Not by an exception: nobody knows what the main thread is doing.
         os._exit(128 + number)
 
-    def _first_answer(self, name: str) -> str:
+    def _answer_to_first(self, name: str) -> str:
         at_hand = f"step {self.step:,}" if self.step else "the first step"
         return (
             f"{name}: finishing {at_hand}, then saving. A second signal ends at once: "
@@ -95,11 +97,8 @@ class StopRequest:
             return f"nothing {is_lost}"
         return f"what came after step {saved:,} {is_lost}"
 
-    def _say_soon(self, line: str) -> None:
+    def _show_soon(self, line: str) -> None:
         """Shows a line, but does not wait long for whoever does not read it."""
-        saying = threading.Thread(target=self._say, args=(line,), daemon=True)
-        saying.start()
-        saying.join(_PATIENCE)
-
-
-_PATIENCE = 1.0  # Seconds.
+        showing = threading.Thread(target=self._show, args=(line,), daemon=True)
+        showing.start()
+        showing.join(_PATIENCE)
