@@ -78,13 +78,14 @@ def call_roll(
     names = tuple(map(str, members))
     given = [member.given for member in members]
     refusal = refusal or describe_differences(given, names, "flags, configuration or code")
+    connections = {} if refusal else {p: connection for p, (_, connection) in present.items()}
     for connection in came:
         _send(connection, {"refused": refusal} if refusal else {"names": names})
-    if refusal:
-        for connection in came:
+        if connection not in connections.values():
             connection.close()
+    if refusal:
         raise PeerError(refusal)
-    return names, {process: connection for process, (_, connection) in present.items()}
+    return names, connections
 
 
 def report(
@@ -211,9 +212,9 @@ def _ask(address: str, me: Member, seconds: float) -> tuple[dict[str, Any], sock
 
 def _send(connection: socket.socket, message: Mapping[str, Any]) -> None:
     """Sends a message; one that cannot be sent is lost, as its receiver is."""
-    # Firewalls forget connections that are silent for long.
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     with contextlib.suppress(OSError):
+        # Firewalls forget connections that are silent for long.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         connection.sendall(json.dumps(message).encode() + b"\n")
 
 

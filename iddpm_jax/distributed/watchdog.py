@@ -227,6 +227,6 @@ class Watch:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        faulthandler.cancel_dump_traceback_later()
         if _watchdog is not None:
+            faulthandler.cancel_dump_traceback_later()
             _watchdog.update(timeout=0)
