@@ -10,7 +10,7 @@ Ctrl-C and SIGTERM save first.
 from absl import flags
 
 from iddpm_jax.cli import command, config_flag, launch, shared_flags
-from iddpm_jax.config import own_code
+from iddpm_jax.config import user_code
 from iddpm_jax.config.check import check_config
 from iddpm_jax.config.record import flat_config
 
@@ -26,8 +26,8 @@ def main() -> None:
     check_config(config)
     values = flat_config(config)
     if config_flag.is_recorded() and not _TRUST.value:
-        own_code.refuse_untrusted(values, "the run's config.json")
-    own_code.allow(values)  # A recipe is the user's own program, and so is what it names.
+        user_code.refuse_untrusted(values, "the run's config.json")
+    user_code.allow(values)  # A recipe is the user's own program, and so is what it names.
 
     from iddpm_jax import distributed
     from iddpm_jax.cli import compilation_cache

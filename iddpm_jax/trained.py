@@ -1,7 +1,7 @@
 """Loading a trained model from its work directory: `iddpm_jax.load`."""
 
 from iddpm_jax.cli import compilation_cache as persistent_cache
-from iddpm_jax.config import own_code
+from iddpm_jax.config import user_code
 from iddpm_jax.config.build_trained_model import build_trained_model
 from iddpm_jax.config.recipes import load_recorded
 from iddpm_jax.config.record import flat_config
@@ -44,8 +44,8 @@ def load(
     config = load_recorded(path)
     values = flat_config(config)
     if not trust_code:
-        own_code.refuse_untrusted(values, str(path / "config.json"))
-    own_code.allow(values)
+        user_code.refuse_untrusted(values, str(path / "config.json"))
+    user_code.allow(values)
     if compilation_cache:
         persistent_cache.enable(path.absolute().parent)
     return build_trained_model(config, path, ema, force_respacing=force_respacing)

@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from iddpm_jax.config import own_code, own_parts
+from iddpm_jax.config import user_code, user_parts
 from iddpm_jax.data import DataOptions, Source, hints, in_memory, open_source
 from iddpm_jax.data.standardization import UNCHANGED, Standardization, measure
 from iddpm_jax.errors import UsageError
@@ -80,7 +80,7 @@ def open_data(
             resize=c.resize,
             class_names=tuple(class_names),
         ),
-        own_parts.own_source if own_code.is_own("data.name", c.name) else None,
+        user_parts.user_source if user_code.names_code("data.name", c.name) else None,
     )
     size, channels = config.model.image_size, config.model.in_channels
     if source.image_shape != (size, size, channels):

@@ -5,17 +5,17 @@ import numpy as np
 from absl import logging
 
 from iddpm_jax import diffusion as dm
-from iddpm_jax.config import own_code, own_parts
+from iddpm_jax.config import user_code, user_parts
 from iddpm_jax.errors import UsageError
 
 
 def build_betas(config: ml_collections.ConfigDict) -> np.ndarray:
     """The schedule, float64 `[T]`; UsageError if one of the user's own is not that of training."""
     c = config.diffusion
-    if not own_code.is_own("diffusion.noise_schedule", c.noise_schedule):
+    if not user_code.names_code("diffusion.noise_schedule", c.noise_schedule):
         return dm.beta_schedule(c.noise_schedule, c.steps)
-    betas = own_parts.own_betas(c.noise_schedule, c.steps)
-    digest = own_parts.schedule_digest(betas)
+    betas = user_parts.user_betas(c.noise_schedule, c.steps)
+    digest = user_parts.schedule_digest(betas)
     if c.schedule_digest not in ("", digest):
         raise UsageError(
             f"diffusion.noise_schedule={c.noise_schedule!r} gives another schedule than it did in "
@@ -26,12 +26,12 @@ def build_betas(config: ml_collections.ConfigDict) -> np.ndarray:
 
 def with_schedule_digest(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """The configuration with what tells a schedule of the user's own from any other."""
-    if is_continuous(config) or not own_code.is_own(
+    if is_continuous(config) or not user_code.names_code(
         "diffusion.noise_schedule", config.diffusion.noise_schedule
     ):
         return config
     config = config.copy_and_resolve_references()
-    config.diffusion.schedule_digest = own_parts.schedule_digest(build_betas(config))
+    config.diffusion.schedule_digest = user_parts.schedule_digest(build_betas(config))
     return config
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from iddpm_jax import models
-from iddpm_jax.config import own_parts
+from iddpm_jax.config import user_parts
 from iddpm_jax.config.build_data import check_images
 from iddpm_jax.errors import UsageError
 from iddpm_jax.models import winograd
@@ -48,7 +48,7 @@ def build_model(config: ml_collections.ConfigDict) -> models.UNet:
     if c.network:
         given = {"dtype": _DTYPES[c.dtype], "num_classes": _embedded_classes(config)}
         options = {**c.to_dict(), **given}
-        return own_parts.own_network(options.pop("network"), out_channels=out_channels, **options)
+        return user_parts.user_network(options.pop("network"), out_channels=out_channels, **options)
     mult = tuple(c.channel_mult) or models.default_channel_mult(c.image_size)
     try:
         sizes = models.feature_sizes(c.image_size, len(mult), c.conv_resample)

@@ -1,4 +1,4 @@
-"""Code of a user's own that a configuration names, as `module:function`.
+"""Code of the user's that a configuration names, as `module:function`, and who may import it.
 
     diffusion.noise_schedule = "my_parts:betas"
     model.network = "my_parts:make_network"
@@ -25,24 +25,24 @@ _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _allowed: set[str] = set()
 
 
-def is_own(key: str, value: str) -> bool:
-    """Whether the value of a key names code, and not something that the package has."""
+def names_code(key: str, value: str) -> bool:
+    """Whether the value of one of KEYS names code, and not something that the package has."""
     return ":" in value and not (key == "data.name" and value.startswith("tfds:"))
 
 
-def named(values: Mapping[str, Any]) -> dict[str, str]:
-    """The names in a flat configuration, by their keys."""
-    return {key: values[key] for key in KEYS if is_own(key, values[key])}
+def named_code(values: Mapping[str, Any]) -> dict[str, str]:
+    """What a configuration, with its values by dotted key, names: `module:function` by key."""
+    return {key: values[key] for key in KEYS if names_code(key, values[key])}
 
 
 def allow(values: Mapping[str, Any]) -> None:
-    """Lets `find` import what a flat configuration names, as long as this process lives."""
-    _allowed.update(named(values).values())
+    """Lets `find` import what a configuration names, as long as this program runs."""
+    _allowed.update(named_code(values).values())
 
 
 def refuse_untrusted(values: Mapping[str, Any], where: str) -> None:
-    """UsageError if a flat configuration, read from `where`, names code at all."""
-    names = named(values)
+    """UsageError if a configuration, read from the file `where`, names code at all."""
+    names = named_code(values)
     if names:
         listed = ", ".join(f"{key}={name!r}" for key, name in names.items())
         raise _untrusted(where, listed)

@@ -4,6 +4,7 @@ Axis letters: B batch, H W image, h w small image, C channels, T timesteps.
 """
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -11,21 +12,21 @@ import jax
 import numpy as np
 
 from iddpm_jax import models
-from iddpm_jax.config import own_code
+from iddpm_jax.config import user_code
 from iddpm_jax.data import DataOptions, Source
 from iddpm_jax.errors import UsageError
 
 _SOURCE = ("__len__", "__getitem__", "batch", "image_shape", "class_names", "fingerprint")
 
 
-def own_betas(name: str, num_timesteps: int) -> np.ndarray:
+def user_betas(name: str, num_timesteps: int) -> np.ndarray:
     """The schedule that a function of that name gives, float64 `[T]`.
 
     Raises:
       UsageError: it cannot be found, or gives anything but T numbers.
     """
     key = "diffusion.noise_schedule"
-    given = np.asarray(own_code.find(key, name)(num_timesteps))
+    given = np.asarray(user_code.find(key, name)(num_timesteps))
     if given.shape != (num_timesteps,) or not np.issubdtype(given.dtype, np.floating):
         raise UsageError(
             f"{key}={name!r} gives {given.dtype} of shape {given.shape}, expected floating-point "
@@ -35,11 +36,11 @@ def own_betas(name: str, num_timesteps: int) -> np.ndarray:
 
 
 def schedule_digest(betas: np.ndarray) -> str:
-    """What tells schedules apart; of six digits, which are the same on every machine."""
+    """16 hex digits that tell schedules apart; of six digits of β, the same on every machine."""
     return hashlib.sha256(",".join(f"{beta:.5e}" for beta in betas).encode()).hexdigest()[:16]
 
 
-def own_network(
+def user_network(
     name: str,
     *,
     image_size: int,
@@ -56,7 +57,7 @@ def own_network(
       UsageError: it cannot be found, or makes something that cannot be trained.
     """
     where = f"model.network={name!r}"
-    network = own_code.find("model.network", name)(
+    network = user_code.find("model.network", name)(
         image_size=image_size,
         in_channels=in_channels,
         out_channels=out_channels,
@@ -65,25 +66,45 @@ def own_network(
         small_size=small_size,
         **options,
     )
+    _check_attributes(where, network, {"num_classes": num_classes, "dtype": dtype})
+    batch = 2
+    image = (batch, image_size, image_size, in_channels)
+    low_res = (batch, small_size, small_size, in_channels) if small_size else None
+    output = _output(network, image, low_res, has_labels=bool(num_classes))
+    expected = (*image[:-1], out_channels)
+    if getattr(output, "shape", None) != expected or output.dtype != np.float32:
+        raise UsageError(f"{where} gives {output}, expected float32 of shape {expected}")
+    return network
+
+
+def _check_attributes(where: str, network: Any, required: Mapping[str, Any]) -> None:
+    """UsageError unless it is a hashable Flax module that keeps what it was given."""
     if not isinstance(network, nn.Module) or not hasattr(network, "init_params"):
         raise UsageError(
             f"{where} makes a {type(network).__name__}, expected a flax.linen.Module with a method "
             "init_params(key)"
         )
-    for key, given in {"num_classes": num_classes, "dtype": dtype}.items():
-        if getattr(network, key, "nothing") != given:
-            raise UsageError(f"{where}: its attribute {key} has to be what it was given, {given}")
+    for key, value in required.items():
+        if getattr(network, key, "nothing") != value:
+            raise UsageError(f"{where}: its attribute {key} has to be what it was given, {value}")
     try:
         hash(network)
     except TypeError:
         raise UsageError(f"{where}: its attributes must be tuples, not lists") from None
-    batch = 2
-    image = (batch, image_size, image_size, in_channels)
-    low_res = (batch, small_size, small_size, in_channels) if small_size else None
+
+
+def _output(
+    network: nn.Module,
+    image: tuple[int, int, int, int],
+    low_res: tuple[int, int, int, int] | None,
+    has_labels: bool,
+) -> Any:
+    """Shape and dtype of what a network gives for images of shape `[B, H, W, C]`."""
+    batch = image[0]
     shapes = {"x": image, "timesteps": (batch,), "low_res": low_res}
     inputs = {k: v and jax.ShapeDtypeStruct(v, np.float32) for k, v in shapes.items()}
-    inputs["y"] = jax.ShapeDtypeStruct((batch,), np.int32) if num_classes else None
-    output = jax.eval_shape(
+    inputs["y"] = jax.ShapeDtypeStruct((batch,), np.int32) if has_labels else None
+    return jax.eval_shape(
         lambda params, x, timesteps, y, low_res: network.apply(
             {"params": params},
             x,
@@ -96,20 +117,16 @@ def own_network(
         models.abstract_params(network),
         **inputs,
     )
-    expected = (*image[:-1], out_channels)
-    if getattr(output, "shape", None) != expected or output.dtype != np.float32:
-        raise UsageError(f"{where} gives {output}, expected float32 of shape {expected}")
-    return network
 
 
-def own_source(options: DataOptions) -> Source:
+def user_source(options: DataOptions) -> Source:
     """The source that the function `options.name` opens.
 
     Raises:
       UsageError: it cannot be found, or what it gives is no source.
     """
     name = options.name
-    source = own_code.find("data.name", name)(options)
+    source = user_code.find("data.name", name)(options)
     missing = [part for part in _SOURCE if not hasattr(source, part)]
     if missing:
         raise UsageError(

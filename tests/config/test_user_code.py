@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import iddpm_jax
-from iddpm_jax.config import own_code
+from iddpm_jax.config import user_code
 from iddpm_jax.config.build_data import build_source
 from iddpm_jax.config.build_diffusion import build_diffusion
 from iddpm_jax.config.build_model import build_model
@@ -58,7 +58,7 @@ def trained(tmp_path_factory):
 
 def _as_in_a_new_process(patch, folder: pathlib.Path) -> None:
     patch.syspath_prepend(str(folder))
-    patch.setattr(own_code, "_allowed", set())
+    patch.setattr(user_code, "_allowed", set())
     for name in ("my_parts", "my_recipe"):
         patch.delitem(sys.modules, name, raising=False)
 
@@ -129,23 +129,23 @@ def test_build_refuses_names_that_nobody_allowed(directory):
     ],
 )
 def test_find_refuses_what_is_not_there(directory, name, message):
-    own_code.allow(dict.fromkeys(own_code.KEYS, name))
+    user_code.allow(dict.fromkeys(user_code.KEYS, name))
     with pytest.raises(UsageError, match=f"model.network={name!r}: .*{message}"):
-        own_code.find("model.network", name)
+        user_code.find("model.network", name)
 
 
 def test_find_leaves_the_errors_of_the_users_code_alone(directory, tmp_path, monkeypatch):
     (tmp_path / "broken.py").write_text("import no_such_module_either\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    own_code.allow(dict.fromkeys(own_code.KEYS, "broken:make"))
+    user_code.allow(dict.fromkeys(user_code.KEYS, "broken:make"))
     with pytest.raises(ModuleNotFoundError, match="no_such_module_either"):
-        own_code.find("data.name", "broken:make")
+        user_code.find("data.name", "broken:make")
 
 
-def test_is_own_leaves_the_names_of_tfds_alone():
-    assert not own_code.is_own("data.name", "tfds:mnist")
-    assert not own_code.is_own("data.name", "folder")
-    assert own_code.is_own("data.name", "my.parts:make")
+def test_names_code_leaves_the_names_of_tfds_alone():
+    assert not user_code.names_code("data.name", "tfds:mnist")
+    assert not user_code.names_code("data.name", "folder")
+    assert user_code.names_code("data.name", "my.parts:make")
 
 
 def test_find_refuses_a_module_that_is_called_tfds(directory, tmp_path, monkeypatch):
@@ -153,10 +153,10 @@ def test_find_refuses_a_module_that_is_called_tfds(directory, tmp_path, monkeypa
     monkeypatch.syspath_prepend(str(tmp_path))
     for key in ("model.network", "data.name"):
         with pytest.raises(UsageError, match=f"names code to import and run: {key}='tfds:make'"):
-            own_code.find(key, "tfds:make")
+            user_code.find(key, "tfds:make")
     assert "tfds" not in sys.modules
     with pytest.raises(UsageError, match=r"config\.json names code .*model\.network='tfds:make'"):
-        own_code.refuse_untrusted({**NAMES, "model.network": "tfds:make"}, "config.json")
+        user_code.refuse_untrusted({**NAMES, "model.network": "tfds:make"}, "config.json")
 
 
 class _Network(nn.Module):
@@ -190,7 +190,7 @@ class _NoParams(nn.Module):
 )
 def test_build_model_refuses_networks_that_do_not_fit(directory, monkeypatch, network, message):
     config = _config()
-    own_code.allow(flat_config(config))
+    user_code.allow(flat_config(config))
     parts = importlib.import_module("my_parts")
     monkeypatch.setattr(parts, "make_network", lambda **options: network())
     with pytest.raises(UsageError, match=f"model.network='my_parts:make_network'.*{message}"):
@@ -199,7 +199,7 @@ def test_build_model_refuses_networks_that_do_not_fit(directory, monkeypatch, ne
 
 def test_build_betas_refuses_what_is_no_schedule(directory, monkeypatch):
     config = _config()
-    own_code.allow(flat_config(config))
+    user_code.allow(flat_config(config))
     parts = importlib.import_module("my_parts")
     for given, message in (
         (np.full(9, 0.1), r"float64 of shape \(9,\), expected .* of shape \(10,\)"),
@@ -213,7 +213,7 @@ def test_build_betas_refuses_what_is_no_schedule(directory, monkeypatch):
 
 def test_build_source_refuses_what_is_no_source(directory, monkeypatch):
     config = _config()
-    own_code.allow(flat_config(config))
+    user_code.allow(flat_config(config))
     parts = importlib.import_module("my_parts")
     monkeypatch.setattr(parts, "make_source", lambda options: [options.split])
     with pytest.raises(UsageError, match="gives a list, which has no batch, image_shape"):
