@@ -52,7 +52,7 @@ def build_model(config: ml_collections.ConfigDict) -> models.UNet:
     mult = tuple(c.channel_mult) or models.default_channel_mult(c.image_size)
     try:
         sizes = models.feature_sizes(c.image_size, len(mult), c.conv_resample)
-    except ValueError as error:
+    except UsageError as error:
         raise UsageError(
             f"model.image_size={c.image_size} with channel_mult={mult}: {error}"
         ) from None

@@ -48,10 +48,8 @@ def check_config(config: ml_collections.ConfigDict) -> None:
 def check_values(values: Mapping[str, Any]) -> None:
     """`check_config` for values by dotted key."""
     known = flatten(defaults.get_config().to_dict())
-    for key in sorted(values.keys() - known.keys()):
-        raise UsageError(unknown_key_message(key, known))
-    for key in sorted(known.keys() - values.keys()):
-        raise UsageError(f"the configuration lacks {key}; start from iddpm_jax/config/defaults.py")
+    if wrong := wrong_key(values, known):
+        raise UsageError(wrong)
     for key, value in values.items():
         default = known[key]
         if default is None and value is not None:  # train.num_steps, which has no default.
@@ -86,6 +84,15 @@ def _check_sizes(values: Mapping[str, Any]) -> None:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+def wrong_key(values: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    """What to say of a key that values by dotted key have too much or lack; "" if there is none."""
+    for key in sorted(values.keys() - known.keys()):
+        return unknown_key_message(key, known)
+    for key in sorted(known.keys() - values.keys()):
+        return f"the configuration lacks {key}; see iddpm_jax/config/defaults.py"
+    return ""
 
 
 def unknown_key_message(key: str, known: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import ml_collections
 
 from iddpm_jax.config import defaults
-from iddpm_jax.config.check import check_values, unknown_key_message
+from iddpm_jax.config.check import check_values, wrong_key
 from iddpm_jax.errors import UsageError
 from iddpm_jax.files.workdir import flatten
 from iddpm_jax.training.identity import RunIdentity
@@ -72,14 +72,15 @@ def config_from_values(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
 def config_from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """The configuration that `config.json` holds: nested dicts, with lists for tuples.
 
-    A key that it lacks has its default.
+    It has to have every key: a default that stands in for one today may be another tomorrow.
 
     Raises:
-      UsageError: it has a key that this program does not know, or a value of another type.
+      UsageError: a key is unknown or missing, or a value of another type.
     """
-    known = flat_config(defaults.get_config())
-    for key, value in flatten(values).items():
-        if key not in known:
-            raise UsageError(f"config.json, of a newer version: {unknown_key_message(key, known)}")
-        known[key] = tuple(value) if isinstance(value, list) else value
-    return config_from_values(known)
+    flat = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in flatten(values).items()
+    }
+    if wrong := wrong_key(flat, flat_config(defaults.get_config())):
+        raise UsageError(f"config.json is of another version of this program: {wrong}")
+    return config_from_values(flat)

@@ -1,4 +1,5 @@
 import inspect
+import json
 import re
 from types import SimpleNamespace
 
@@ -266,13 +267,15 @@ def test_build_training_takes_fast_convolutions_on_a_single_cpu_device(monkeypat
     assert model.conv_general_dilated is winograd.conv_general_dilated
 
 
-def test_config_from_dict_reads_what_an_older_version_wrote():
-    values = cifar10_cosine.get_config().to_dict()
-    del values["model"]["small_size"]
-    del values["data"]["labels"]
-    assert config_from_dict(values) == cifar10_cosine.get_config()
+def test_config_from_dict_is_the_inverse_of_a_record_and_refuses_another_versions():
+    config = cifar10_cosine.get_config()
+    values = json.loads(json.dumps(config.to_dict()))
+    assert config_from_dict(values) == config
     values["model"]["new_key"] = 1
-    with pytest.raises(ValueError, match=r"of a newer version: unknown .*model\.new_key"):
+    with pytest.raises(ValueError, match=r"of another version .*: unknown .*model\.new_key"):
+        config_from_dict(values)
+    del values["model"]["new_key"], values["data"]["labels"]
+    with pytest.raises(ValueError, match=r"of another version .*: .* lacks data\.labels"):
         config_from_dict(values)
 
 
