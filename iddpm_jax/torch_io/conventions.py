@@ -1,6 +1,6 @@
-"""What a PyTorch run's files may hold otherwise than we do, and the translation both ways.
+"""Two conventions in which a PyTorch run's files may differ from ours, and the conversion.
 
-No shape tells either of them:
+Shapes do not show either of them:
 
 - The reference adds the gradients of its n microbatches, each the mean over its examples, where
   we average all of them. AdamW's first moment there is n times ours, and the second n² times.
@@ -47,7 +47,7 @@ class Conventions(NamedTuple):
         return -(-self.batch_size // self.microbatch)
 
     def record(self) -> dict[str, Any]:
-        """What `imported.json` says of them."""
+        """Their entries in `imported.json`."""
         return {
             "attention_order": self.attention_order,
             "torch_batch_size": self.batch_size,
@@ -56,7 +56,7 @@ class Conventions(NamedTuple):
 
 
 def check(conventions: Conventions) -> Conventions:
-    """The same; UsageError where a microbatch is given without the batch that it is a part of."""
+    """Returns them; UsageError if a microbatch is given without the batch that it is a part of."""
     if conventions.microbatch > 0 and conventions.batch_size < 1:
         raise UsageError(
             f"--torch_microbatch={conventions.microbatch} is a part of a batch: give "
@@ -66,7 +66,7 @@ def check(conventions: Conventions) -> Conventions:
 
 
 def recorded(workdir: pathlib.Path) -> Conventions:
-    """Those that a work directory was imported with; the reference's if it was not imported.
+    """The conventions that a work directory was imported with; else the reference's.
 
     Raises:
       UsageError: its `imported.json` cannot be read or says something else.
@@ -89,7 +89,7 @@ def recorded(workdir: pathlib.Path) -> Conventions:
 
 
 def chosen(workdir: pathlib.Path, **given: Any) -> Conventions:
-    """Those that a work directory was imported with, where `given`, by field, has None."""
+    """The given conventions, by field; for those that are None, what `recorded` says."""
     changes = {name: value for name, value in given.items() if value is not None}
     return check(recorded(workdir)._replace(**changes))
 
@@ -97,7 +97,7 @@ def chosen(workdir: pathlib.Path, **given: Any) -> Conventions:
 def arrays_from_torch(
     arrays: Mapping[str, np.ndarray], model: UNet, conventions: Conventions
 ) -> Mapping[str, np.ndarray]:
-    """Arrays by torch's names, in our order; only those that differ are copied."""
+    """Arrays by torch's names, with attention's rows in our order; others are not copied."""
     return _reordered(arrays, model, conventions, to_new=False)
 
 
@@ -109,7 +109,7 @@ def arrays_to_torch(
 
 
 def moments_from_torch(moments: Moments, model: UNet, conventions: Conventions) -> Moments:
-    """AdamW's state as ours: in our order, and of mean gradients instead of their sums."""
+    """AdamW's state in our order, and of mean gradients instead of summed ones."""
     n = np.float32(conventions.microbatches())
     mu, nu = (arrays_from_torch(m, model, conventions) for m in (moments.mu, moments.nu))
     if n != 1:

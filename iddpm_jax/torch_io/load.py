@@ -1,10 +1,9 @@
-"""Loading a file of torch or safetensors that nobody vouches for.
+"""Loading a file of torch or safetensors that may be damaged or hostile.
 
-A file from outside is hostile: nothing in it is run. torch reads pickles with
-`weights_only=True`, which builds tensors and plain containers and refuses everything else.
-What it does not look at is checked here: whether a zip archive's records are what was written
-(their CRC-32), and whether each is as large as the tensors in it claim. torch itself is optional
-and imported when a file is read.
+Nothing in it is run. torch reads pickles with `weights_only=True`, which builds tensors and plain
+containers and refuses everything else. What torch does not check is checked here: whether a zip
+archive's records are what was written (their CRC-32), and whether each is as large as the tensors
+in it claim. torch itself is optional and imported when a file is read.
 """
 
 import pathlib
@@ -18,12 +17,12 @@ from iddpm_jax.errors import UsageError
 # An archive's pickle only describes the tensors; those of the largest networks take 1 MB.
 _LARGEST_PICKLE = 64 * 2**20
 
-_ZIP = b"PK\x03\x04"  # As torch tells its formats apart.
+_ZIP = b"PK\x03\x04"  # How torch's newer format starts.
 # torch's magic number, a pickled integer, with which its older format starts.
 _LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 
-# What else people have in their hands, by how it starts.
-_OTHERS = {
+# Kinds of other files that are given by mistake, by how they start.
+_OTHER_KINDS = {
     b"\x89PNG\r\n\x1a\n": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
     b"GIF8": "a GIF image",
@@ -85,7 +84,7 @@ def _kind(head: bytes) -> str:
         return "a tar archive"
     if head[8:10] == b'{"':
         return "in the format safetensors, which its name should say (.safetensors)"
-    known = (kind for start, kind in _OTHERS.items() if head.startswith(start))
+    known = (kind for start, kind in _OTHER_KINDS.items() if head.startswith(start))
     return next(known, "something else")
 
 
@@ -139,7 +138,7 @@ def _check_archive(path: pathlib.Path) -> list[int]:
 
 
 def _check_layout(path: pathlib.Path, entries: Sequence[zipfile.ZipInfo]) -> None:
-    """That the archive is laid out as torch writes them, before any of it is read."""
+    """UsageError unless an archive, of which nothing has been read yet, is laid out as torch's."""
     names = [entry.filename for entry in entries]
     if not any(name.endswith("/data.pkl") for name in names):
         npz = bool(names) and all(name.endswith(".npy") for name in names)
@@ -174,7 +173,7 @@ def _load_legacy(path: pathlib.Path) -> Any:
     size = path.stat().st_size
     claimed = 0
 
-    def place(storage, location):
+    def fill(storage, location):
         nonlocal claimed
         claimed += storage.nbytes()
         if claimed > size:
@@ -188,7 +187,7 @@ def _load_legacy(path: pathlib.Path) -> Any:
 
     with path.open("rb") as file:
         try:
-            value = require_torch().load(file, map_location=place, weights_only=True)
+            value = require_torch().load(file, map_location=fill, weights_only=True)
         except UsageError:
             raise
         except Exception as error:  # torch raises many kinds for what is no file of its.

@@ -28,6 +28,6 @@ PUBLISHED = {
 
 
 def named_in(path: pathlib.Path, among: list[str]) -> str | None:
-    """Which of these checkpoints a file's name says it is: `… (1).pt` still says it."""
+    """The one of these checkpoints whose name is in a file's name, as in `NAME (1).pt`."""
     named = [name for name in among if name in path.name]
     return named[0] if len(named) == 1 else None

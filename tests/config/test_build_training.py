@@ -1,6 +1,3 @@
-import inspect
-import json
-import re
 from types import SimpleNamespace
 
 import flax.linen as nn
@@ -22,7 +19,6 @@ from iddpm_jax.config.build_model import (
 )
 from iddpm_jax.config.build_training import build_training
 from iddpm_jax.config.check import check_config
-from iddpm_jax.config.record import MAY_CHANGE, config_from_dict
 from iddpm_jax.errors import UsageError
 from iddpm_jax.models import winograd
 from iddpm_jax.recipes import cifar10_cosine, digits
@@ -165,44 +161,6 @@ def test_build_diffusion_warns_of_a_learned_variance_of_x_start_that_is_respaced
         assert ("far too large a variance" in caplog.text) == warns
 
 
-def test_check_config_names_an_unknown_key():
-    config = digits.get_config()
-    with config.unlocked():
-        config.train.nmu_steps = 3
-    with pytest.raises(ValueError, match=r"'train.nmu_steps': did you mean train.num_steps"):
-        check_config(config)
-
-
-def test_check_config_names_a_missing_key():
-    config = digits.get_config()
-    with config.unlocked():
-        del config.train.lr
-    with pytest.raises(ValueError, match=r"lacks train\.lr"):
-        check_config(config)
-
-
-def test_check_config_names_a_mistyped_value():
-    config = digits.get_config()
-    with config.ignore_type():
-        config.model.num_channels = "64"
-    with pytest.raises(ValueError, match=r"num_channels='64' is of type str, expected int"):
-        check_config(config)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("model.channel_mult", (1.0,), r"1.0 is of type float, expected int"),
-        ("model.attention_resolutions", ("8",), r"'8' is of type str, expected int"),
-        ("train.ema_rate", (True,), r"True is of type bool, expected float"),
-    ],
-)
-def test_check_config_looks_into_tuples(key, value, message):
-    config = _changed({key: value})
-    with pytest.raises(ValueError, match=message):
-        check_config(config)
-
-
 def test_cifar10_recipe_is_the_published_network_and_says_what_is_missing():
     config = cifar10_cosine.get_config()
     check_config(config)
@@ -265,29 +223,6 @@ def test_build_training_takes_fast_convolutions_on_a_single_cpu_device(monkeypat
     monkeypatch.setattr("iddpm_jax.config.build_training.make_mesh", lambda *_: tiny.mesh(1))
     model = build_training(tiny.config()).model
     assert model.conv_general_dilated is winograd.conv_general_dilated
-
-
-def test_config_from_dict_is_the_inverse_of_a_record_and_refuses_another_versions():
-    config = cifar10_cosine.get_config()
-    values = json.loads(json.dumps(config.to_dict()))
-    assert config_from_dict(values) == config
-    values["model"]["new_key"] = 1
-    with pytest.raises(ValueError, match=r"of another version .*: unknown .*model\.new_key"):
-        config_from_dict(values)
-    del values["model"]["new_key"], values["data"]["labels"]
-    with pytest.raises(ValueError, match=r"of another version .*: .* lacks data\.labels"):
-        config_from_dict(values)
-
-
-def test_may_change_is_what_the_defaults_say():
-    source = inspect.getsource(defaults)
-    below = source[source.index("# The keys below, and num_steps, may change") :]
-    below = below[: below.index("return train")]
-    train = {f"train.{key}" for key in re.findall(r"^    train\.(\w+) =", below, re.MULTILINE)}
-    data = set(re.findall(r"how it is read: (.*)\.", below)[0].split(", "))
-    expected = train | {"train.num_steps"} | {f"data.{key}" for key in data}
-    assert expected == MAY_CHANGE
-    assert "train.data_parallel" not in MAY_CHANGE  # Dropout would be another.
 
 
 @pytest.mark.parametrize(
