@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -189,8 +189,8 @@ def _training_values(
     return values
 
 
-def _learning_rate(config: ml_collections.ConfigDict):
-    """The learning rate of an update, in float64 where it is constant."""
+def _learning_rate(config: ml_collections.ConfigDict) -> Callable[[int], float]:
+    """The learning rate by how many updates were made; in float64 where it is constant."""
     schedule = build_learning_rate(config)
     if config.train.lr_anneal_steps:
         return lambda count: float(schedule(count))
