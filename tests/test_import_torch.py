@@ -1,5 +1,6 @@
 """PyTorch's files in, and out again."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -15,7 +16,9 @@ from iddpm_jax import models
 from iddpm_jax.config.build_model import build_model, with_fast_convolutions
 from iddpm_jax.config.build_state import restore_state
 from iddpm_jax.config.build_training import build_objective, build_optimizer
+from iddpm_jax.config.convert_torch import ImportRequest, import_run
 from iddpm_jax.config.record import config_from_dict
+from iddpm_jax.errors import UsageError
 from iddpm_jax.files.lock import lock
 from iddpm_jax.files.workdir import read_config
 from iddpm_jax.recipes import cifar10_cosine
@@ -44,7 +47,25 @@ FLAGS = [
 # And what its optimiser's file depends on.
 RUN_FLAGS = [*FLAGS, "--config.train.batch_size=4", "--torch_microbatch=-1"]
 
-EMA_RATE = "--config.train.ema_rate=(0.5, 0.25)"
+# The same for a call in this process.
+VALUES = {
+    "model.image_size": 8,
+    "model.num_heads": 4,
+    "model.dropout": 0.0,
+    "diffusion.steps": 1000,
+    "diffusion.noise_schedule": "cosine",
+    "diffusion.rescale_timesteps": True,
+    "diffusion.predict_xstart": False,
+    "diffusion.use_kl": False,
+    "diffusion.rescale_learned_sigmas": True,
+}
+
+
+def _import_here(workdir, checkpoint, overrides=VALUES, **changes):
+    """Imports in this process, as the command does after it has parsed its flags."""
+    fields = dict.fromkeys(field.name for field in dataclasses.fields(ImportRequest))
+    fields |= {"ema": [], "attention_order": "legacy", "overrides": overrides, **changes}
+    import_run(ImportRequest(**{**fields, "checkpoint": str(checkpoint), "workdir": str(workdir)}))
 
 
 def _import(workdir, checkpoint, *more):
@@ -211,12 +232,11 @@ def test_import_takes_the_references_flags_and_its_microbatches(golden, imported
             assert torch.equal(tensor, after["state"][i][name]), (i, name)
 
 
-def test_import_of_an_average_as_the_model_says_so(golden, tmp_path):
+def test_import_of_an_average_as_the_model_says_so(golden, tmp_path, capsys):
     workdir = tmp_path / "run"
     _, ema, _ = _files(golden.folder / "torch_run")
-    result = _import(workdir, ema, *FLAGS)
-    assert result.returncode == 0, result.stderr
-    assert "are themselves the average of rate 0.9" in result.stdout
+    _import_here(workdir, ema)
+    assert "are themselves the average of rate 0.9" in capsys.readouterr().out
     state, config, _ = _restore(workdir)
     assert config.train.ema_rate == (0.9,)
     assert int(state.step) == 3
@@ -257,35 +277,38 @@ def test_import_leaves_nothing_behind_where_it_fails(golden, tmp_path):
     torch.save(weights, damaged)
     other_step = tmp_path / "ema_0.9_000004.pt"
     other_step.write_bytes(ema.read_bytes())
-    failures = {
-        "missing out.0.weight": [damaged, *FLAGS],
-        "different steps": [model, f"--ema={other_step}", *FLAGS],
-        "--config.model.image_size=…": [model],
-        "the configuration 64": [model, *FLAGS, "--config.model.num_channels=64"],
-        "give it as --optimizer": [opt, *FLAGS],
-        "name should be as in": [model, f"--ema={model}", *FLAGS],
-        "not a file": [tmp_path / "absent.pt"],
-        "--optimizer='' is empty": [model, "--optimizer=", *FLAGS],
-        "which averages to keep": [model, f"--ema={ema}", *FLAGS, EMA_RATE],
-        "has 0.001": [model, f"--optimizer={opt}", *RUN_FLAGS, "--config.train.lr=0.5"],
-        "over all ranks); --torch_microbatch=…": [model, f"--optimizer={opt}", *FLAGS],
-        "give --torch_batch_size=…": [model, *FLAGS, "--torch_microbatch=2"],
-    }
-    for message, (checkpoint, *flags) in failures.items():
-        result = _import(tmp_path / "runs" / "run", checkpoint, *flags)
-        assert result.returncode == (2 if "See --help" in result.stderr else 1), message
-        assert message in result.stderr
-        assert "Traceback" not in result.stderr
+    run_values = VALUES | {"train.batch_size": 4}
+    optimizer = {"optimizer": str(opt)}
+    ema_only, microbatch = {"ema": [str(ema)]}, {"torch_microbatch": -1}
+    other_rates = VALUES | {"train.ema_rate": (0.5, 0.25)}
+    for message, checkpoint, overrides, changes in (
+        ("missing out.0.weight", damaged, VALUES, {}),
+        ("different steps", model, VALUES, {"ema": [str(other_step)]}),
+        ("--config.model.image_size=…", model, {}, {}),
+        ("the configuration 64", model, VALUES | {"model.num_channels": 64}, {}),
+        ("give it as --optimizer", opt, VALUES, {}),
+        ("name should be as in", model, VALUES, {"ema": [str(model)]}),
+        ("not a file", tmp_path / "absent.pt", {}, {}),
+        ("which averages to keep", model, other_rates, ema_only),
+        ("has 0.001", model, run_values | {"train.lr": 0.5}, optimizer | microbatch),
+        (r"over all ranks\); --torch_microbatch=…", model, VALUES, optimizer),
+        ("give --torch_batch_size=…", model, VALUES, {"torch_microbatch": 2}),
+    ):
+        with pytest.raises(UsageError, match=message):
+            _import_here(tmp_path / "runs" / "run", checkpoint, overrides, **changes)
+    result = _import(tmp_path / "runs" / "run", model, "--optimizer=", *FLAGS)
+    assert result.stderr.startswith("error: --optimizer='' is empty")
+    assert result.returncode == 2
     assert not (tmp_path / "runs").exists()
 
 
-def test_import_starts_averages_without_a_file_from_the_weights(golden, tmp_path):
+def test_import_starts_averages_without_a_file_from_the_weights(golden, tmp_path, capsys):
     model, ema, _ = _files(golden.folder / "torch_run")
-    rates = "--config.train.ema_rate=(0.5, 0.9)"
-    result = _import(tmp_path / "run", model, f"--ema={ema}", *FLAGS, rates)
-    assert result.returncode == 0, result.stderr
-    assert "average 0.5: model" in result.stdout
-    assert "average 0.9: ema" in result.stdout
+    rates = {"train.ema_rate": (0.5, 0.9)}
+    _import_here(tmp_path / "run", model, VALUES | rates, ema=[str(ema)])
+    printed = capsys.readouterr().out
+    assert "average 0.5: model" in printed
+    assert "average 0.9: ema" in printed
     state, config, _ = _restore(tmp_path / "run")
     assert config.train.ema_rate == (0.5, 0.9)
     jax.tree.map(np.testing.assert_array_equal, state.ema["0.5"], state.params)
@@ -296,20 +319,17 @@ def test_import_leaves_another_import_of_the_same_directory_alone(golden, tmp_pa
     scratch = tmp_path / ".run.importing"
     (scratch / "checkpoints").mkdir(parents=True)
     with lock(scratch):
-        result = _import(tmp_path / "run", model, *FLAGS)
-        assert result.returncode == 1
-        assert "is being written by another process" in result.stderr
+        with pytest.raises(UsageError, match="is being written by another process"):
+            _import_here(tmp_path / "run", model)
         assert (scratch / "checkpoints").is_dir()
     # What is left of one that was killed does no harm.
-    result = _import(tmp_path / "run", model, *FLAGS)
-    assert result.returncode == 0, result.stderr
+    _import_here(tmp_path / "run", model)
     assert not scratch.exists()
 
 
 def test_import_refuses_a_work_directory_that_holds_something(imported, golden):
     model, _, _ = _files(golden.folder / "torch_run")
     before = sorted(imported.rglob("*"))
-    result = _import(imported, model, *FLAGS)
-    assert result.returncode == 1
-    assert "is there already and not empty" in result.stderr
+    with pytest.raises(UsageError, match="is there already and not empty"):
+        _import_here(imported, model)
     assert sorted(imported.rglob("*")) == before
