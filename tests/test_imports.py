@@ -45,7 +45,10 @@ CLIMBING: set[tuple[str, str]] = set()
 
 
 def _imports(path: pathlib.Path) -> set[str]:
-    """Dotted names of the modules that a file imports, `from a import b` as `a.b`."""
+    """Dotted names of the modules that a file imports, `from a import b` as `a.b`.
+
+    Of a name that is put together when it is imported, the parts that the file says.
+    """
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -53,6 +56,9 @@ def _imports(path: pathlib.Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
+            constants = (c.value for c in ast.walk(node) if isinstance(c, ast.Constant))
+            names |= {value for value in constants if isinstance(value, str)}
     return names
 
 

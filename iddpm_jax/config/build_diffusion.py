@@ -10,7 +10,11 @@ from iddpm_jax.errors import UsageError
 
 
 def build_betas(config: ml_collections.ConfigDict) -> np.ndarray:
-    """The schedule, float64 `[T]`; UsageError if one of the user's own is not that of training."""
+    """The schedule, float64 `[T]`.
+
+    Raises:
+      UsageError: it cannot be built, or is of the user's own and not that of training any more.
+    """
     c = config.diffusion
     if not user_code.names_code("diffusion.noise_schedule", c.noise_schedule):
         return dm.beta_schedule(c.noise_schedule, c.steps)
@@ -25,7 +29,7 @@ def build_betas(config: ml_collections.ConfigDict) -> np.ndarray:
 
 
 def with_schedule_digest(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The configuration with what tells a schedule of the user's own from any other."""
+    """The configuration, with the digest of a schedule of the user's own filled in."""
     if is_continuous(config) or not user_code.names_code(
         "diffusion.noise_schedule", config.diffusion.noise_schedule
     ):
