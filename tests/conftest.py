@@ -15,12 +15,36 @@ import jax
 import numpy as np
 import pytest
 from absl import logging as absl_logging
+from jaxtyping import install_import_hook
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".jax_cache" / "tests"
 
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+# A float32 that an int32 meets, or an image `[B, H, W, C]` that a vector `[B]` meets, is a mistake
+# until the code says otherwise.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Before these packages are imported: every call checks the shapes and types of its annotations.
+SHAPES_CHECKED = tuple(
+    f"diffusion.{name}"
+    for name in (
+        "gaussian",
+        "likelihood",
+        "noise",
+        "respacing",
+        "schedules",
+        "step_search",
+        "tables",
+    )
+)
+install_import_hook(
+    [f"iddpm_jax.{module}" for module in SHAPES_CHECKED],
+    # An int is a float, as it is for type checkers.
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)
 
 
 def pytest_addoption(parser):

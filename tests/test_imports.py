@@ -23,7 +23,10 @@ BESIDE = {
     "torch_io": {"training"},
     "config": {"recipes"},
 }
-ALLOWED_EXTERNAL = {"diffusion": {"jax", "numpy"}, "models": {"jax", "numpy", "flax"}}
+ALLOWED_EXTERNAL = {
+    "diffusion": {"jax", "jaxtyping", "numpy"},
+    "models": {"flax", "jax", "jaxtyping", "numpy"},
+}
 STANDARD = {"collections", "dataclasses", "enum", "functools", "inspect", "math", "re", "typing"}
 
 # A file directly under iddpm_jax/ is a command or the library's face.

@@ -70,3 +70,4 @@ def test_the_wheel_has_the_console_script_and_every_recipe(site):
     assert "iddpm = iddpm_jax.__main__:main" in scripts.read_text()
     installed = {path.name for path in (site / "iddpm_jax" / "recipes").glob("*.py")}
     assert installed == {path.name for path in (ROOT / "configs").glob("*.py")}
+    assert (site / "iddpm_jax" / "py.typed").is_file()

@@ -5,20 +5,28 @@ spatial axes; channels come last. `t` is int32 `[B]`, 0 being the step next to t
 so `t` here is t - 1 in the papers.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
 
+from iddpm_jax.diffusion.shapes import (
+    DenoisedFn,
+    Images,
+    ImagesLike,
+    ModelFn,
+    OutputsLike,
+    PerImage,
+    PerStep,
+    StepsLike,
+)
 from iddpm_jax.diffusion.tables import GaussianDiffusion, MeanType, VarType
 from iddpm_jax.errors import UsageError
 
-ModelFn = Callable[[jax.Array, jax.Array], jax.Array]
 
-
-def lookup(table: jax.Array, t: jax.Array) -> jax.Array:
-    """`table[t]`, of t's shape; NaN where t is not a step from 0 to T - 1.
+def lookup(table: PerStep, t: Int[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
+    """`table[t]`; NaN where t is not a step from 0 to T - 1.
 
     Indexing alone would give another step's entry: the last one for too large a t, and for a
     negative one what is so far from the end.
@@ -26,8 +34,8 @@ def lookup(table: jax.Array, t: jax.Array) -> jax.Array:
     return table.at[t].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
-def extract(table: jax.Array, t: jax.Array, ndim: int) -> jax.Array:
-    """Entries of a table `[T]` at steps t `[B]`, shaped to broadcast over images.
+def extract(table: PerStep, t: StepsLike, ndim: int) -> Float[Array, " b *ones"]:
+    """Entries of a table at steps t, shaped to broadcast over images.
 
     Args:
       ndim: axes of the images, batch included.
@@ -38,8 +46,8 @@ def extract(table: jax.Array, t: jax.Array, ndim: int) -> jax.Array:
     return lookup(table, t).reshape(t.shape + (1,) * (ndim - 1))
 
 
-def model_timestep(d: GaussianDiffusion, t: jax.Array) -> jax.Array:
-    """The timestep that the network is called with at step `t`: int32 `[B]` to float32 `[B]`.
+def model_timestep(d: GaussianDiffusion, t: StepsLike) -> PerImage:
+    """The timestep, a float32, that the network is called with at step `t`.
 
     Respacing and the scaling to 1000 steps are both inside the table, and this is the only
     place that reads it. NaN where t is not a step from 0 to T - 1.
@@ -47,13 +55,13 @@ def model_timestep(d: GaussianDiffusion, t: jax.Array) -> jax.Array:
     return lookup(d.model_timesteps, t)
 
 
-def q_sample(d: GaussianDiffusion, x_start, t, noise) -> jax.Array:
+def q_sample(d: GaussianDiffusion, x_start: ImagesLike, t: StepsLike, noise: ImagesLike) -> Images:
     """Draws x_t ~ q(x_t | x_0) = √ᾱ_t x_0 + √(1 - ᾱ_t) ε (DDPM, eq. 4).
 
     Args:
-      x_start: `[B, H, W, C]`, in [-1, 1].
-      t: int32 `[B]`.
-      noise: ε, of x_start's shape.
+      x_start: in [-1, 1].
+      t: from 0 to T - 1.
+      noise: ε, standard normal.
     """
     return (
         extract(d.sqrt_alphas_cumprod, t, x_start.ndim) * x_start
@@ -61,8 +69,10 @@ def q_sample(d: GaussianDiffusion, x_start, t, noise) -> jax.Array:
     )
 
 
-def q_mean_variance(d: GaussianDiffusion, x_start, t) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean, variance and log variance of q(x_t | x_0), each of x_start's shape."""
+def q_mean_variance(
+    d: GaussianDiffusion, x_start: ImagesLike, t: StepsLike
+) -> tuple[Images, Images, Images]:
+    """Mean, variance and log variance of q(x_t | x_0)."""
     mean = extract(d.sqrt_alphas_cumprod, t, x_start.ndim) * x_start
     variance = extract(d.one_minus_alphas_cumprod, t, x_start.ndim)
     log_variance = extract(d.log_one_minus_alphas_cumprod, t, x_start.ndim)
@@ -74,8 +84,8 @@ def q_mean_variance(d: GaussianDiffusion, x_start, t) -> tuple[jax.Array, jax.Ar
 
 
 def q_posterior_mean_variance(
-    d: GaussianDiffusion, x_start, x_t, t
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    d: GaussianDiffusion, x_start: ImagesLike, x_t: ImagesLike, t: StepsLike
+) -> tuple[Images, Images, Images]:
     """Mean, variance and clipped log variance of q(x_{t-1} | x_t, x_0) (DDPM, eq. 6 and 7)."""
     mean = (
         extract(d.posterior_mean_coef1, t, x_t.ndim) * x_start
@@ -86,7 +96,9 @@ def q_posterior_mean_variance(
     return mean, jnp.broadcast_to(variance, x_t.shape), jnp.broadcast_to(log_variance, x_t.shape)
 
 
-def predict_xstart_from_eps(d: GaussianDiffusion, x_t, t, eps) -> jax.Array:
+def predict_xstart_from_eps(
+    d: GaussianDiffusion, x_t: ImagesLike, t: StepsLike, eps: ImagesLike
+) -> Images:
     """x_0 = √(1/ᾱ_t) x_t - √(1/ᾱ_t - 1) ε: `q_sample` solved for x_0."""
     return (
         extract(d.sqrt_recip_alphas_cumprod, t, x_t.ndim) * x_t
@@ -94,14 +106,18 @@ def predict_xstart_from_eps(d: GaussianDiffusion, x_t, t, eps) -> jax.Array:
     )
 
 
-def predict_eps_from_xstart(d: GaussianDiffusion, x_t, t, xstart) -> jax.Array:
+def predict_eps_from_xstart(
+    d: GaussianDiffusion, x_t: ImagesLike, t: StepsLike, xstart: ImagesLike
+) -> Images:
     """ε = (√(1/ᾱ_t) x_t - x_0) / √(1/ᾱ_t - 1): `q_sample` solved for ε."""
     return (extract(d.sqrt_recip_alphas_cumprod, t, x_t.ndim) * x_t - xstart) / extract(
         d.sqrt_recipm1_alphas_cumprod, t, x_t.ndim
     )
 
 
-def predict_xstart_from_xprev(d: GaussianDiffusion, x_t, t, xprev) -> jax.Array:
+def predict_xstart_from_xprev(
+    d: GaussianDiffusion, x_t: ImagesLike, t: StepsLike, xprev: ImagesLike
+) -> Images:
     """x_0 for which the mean of q(x_{t-1} | x_t, x_0) is `xprev`."""
     return (
         extract(d.xstart_from_xprev_coef1, t, x_t.ndim) * xprev
@@ -112,41 +128,39 @@ def predict_xstart_from_xprev(d: GaussianDiffusion, x_t, t, xprev) -> jax.Array:
 class PMeanVariance(NamedTuple):
     """p_θ(x_{t-1} | x_t) and the x_0 it implies, each of x_t's shape."""
 
-    mean: jax.Array
-    variance: jax.Array
-    log_variance: jax.Array
-    pred_xstart: jax.Array
+    mean: Images
+    variance: Images
+    log_variance: Images
+    pred_xstart: Images
 
 
 def p_mean_variance(
     d: GaussianDiffusion,
     model_fn: ModelFn,
-    x_t: jax.Array,
-    t: jax.Array,
+    x_t: ImagesLike,
+    t: StepsLike,
     clip_denoised: bool = True,
-    denoised_fn: Callable[[jax.Array], jax.Array] | None = None,
+    denoised_fn: DenoisedFn | None = None,
 ) -> PMeanVariance:
     """Calls the network and turns its output into p_θ(x_{t-1} | x_t).
 
     Args:
       model_fn: `(x_t [B, H, W, C], timestep [B] float32) -> [B, H, W, C or 2C]`, twice the
         channels where the variance is learned: first the mean's half, then the variance's.
-      x_t: `[B, H, W, C]`.
-      t: int32 `[B]`.
       clip_denoised: clip the predicted x_0 to [-1, 1].
       denoised_fn: applied to the predicted x_0 before it is clipped.
     """
-    output = model_fn(x_t, model_timestep(d, t))
+    output = model_fn(jnp.asarray(x_t), model_timestep(d, t))
     return p_mean_variance_from_output(d, output, x_t, t, clip_denoised, denoised_fn)
 
 
 def p_mean_variance_from_output(
     d: GaussianDiffusion,
-    output: jax.Array,
-    x_t: jax.Array,
-    t: jax.Array,
+    output: OutputsLike,
+    x_t: ImagesLike,
+    t: StepsLike,
     clip_denoised: bool = True,
-    denoised_fn: Callable[[jax.Array], jax.Array] | None = None,
+    denoised_fn: DenoisedFn | None = None,
 ) -> PMeanVariance:
     """`p_mean_variance` for a network output that is already there."""
     mean_output, var_output = split_output(d, output, x_t)
@@ -171,8 +185,8 @@ def p_mean_variance_from_output(
 
 
 def split_output(
-    d: GaussianDiffusion, output: jax.Array, x_t: jax.Array
-) -> tuple[jax.Array, jax.Array | None]:
+    d: GaussianDiffusion, output: OutputsLike, x_t: ImagesLike
+) -> tuple[Images, Images | None]:
     """Cuts the network's output into its mean half and, where learned, its variance half.
 
     Raises:
@@ -185,26 +199,30 @@ def split_output(
             f"the network returned shape {output.shape}, but var_type={d.var_type} "
             f"with inputs of shape {x_t.shape} needs {expected}"
         )
+    output = jnp.asarray(output)
     if not d.var_type.is_learned:
         return output, None
     return output[..., :channels], output[..., channels:]
 
 
-def _model_variance(d, var_output, x_t, t) -> tuple[jax.Array, jax.Array]:
+def _model_variance(
+    d: GaussianDiffusion, var_output: Images | None, x_t: ImagesLike, t: StepsLike
+) -> tuple[Images, Images]:
+    """The variance and its logarithm; `var_output` is None where the variance is fixed."""
+    if var_output is None:
+        if d.var_type is VarType.FIXED_LARGE:
+            variance, log_variance = d.fixed_large_variance, d.fixed_large_log_variance
+        else:
+            variance, log_variance = d.posterior_variance, d.posterior_log_variance_clipped
+        return (
+            jnp.broadcast_to(extract(variance, t, x_t.ndim), x_t.shape),
+            jnp.broadcast_to(extract(log_variance, t, x_t.ndim), x_t.shape),
+        )
     if d.var_type is VarType.LEARNED:
         return jnp.exp(var_output), var_output
-    if d.var_type is VarType.LEARNED_RANGE:
-        # IDDPM, eq. 15. The output v in [-1, 1] is mapped to [0, 1]; it is not clipped.
-        min_log = extract(d.posterior_log_variance_clipped, t, x_t.ndim)
-        max_log = extract(d.log_betas, t, x_t.ndim)
-        fraction = (var_output + 1) / 2
-        log_variance = fraction * max_log + (1 - fraction) * min_log
-        return jnp.exp(log_variance), log_variance
-    if d.var_type is VarType.FIXED_LARGE:
-        variance, log_variance = d.fixed_large_variance, d.fixed_large_log_variance
-    else:
-        variance, log_variance = d.posterior_variance, d.posterior_log_variance_clipped
-    return (
-        jnp.broadcast_to(extract(variance, t, x_t.ndim), x_t.shape),
-        jnp.broadcast_to(extract(log_variance, t, x_t.ndim), x_t.shape),
-    )
+    # IDDPM, eq. 15. The output v in [-1, 1] is mapped to [0, 1]; it is not clipped.
+    min_log = extract(d.posterior_log_variance_clipped, t, x_t.ndim)
+    max_log = extract(d.log_betas, t, x_t.ndim)
+    fraction = (var_output + 1) / 2
+    log_variance = fraction * max_log + (1 - fraction) * min_log
+    return jnp.exp(log_variance), log_variance

@@ -7,9 +7,10 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from iddpm_jax.diffusion.gaussian import (
-    ModelFn,
     PMeanVariance,
     p_mean_variance,
     predict_eps_from_xstart,
@@ -18,21 +19,27 @@ from iddpm_jax.diffusion.gaussian import (
     q_sample,
 )
 from iddpm_jax.diffusion.noise import per_sample_keys, per_sample_noise
+from iddpm_jax.diffusion.shapes import Images, ImagesLike, KeysLike, ModelFn, PerImage, StepsLike
 from iddpm_jax.diffusion.tables import GaussianDiffusion
 from iddpm_jax.errors import UsageError
 
-
-def mean_flat(x: jax.Array) -> jax.Array:
-    """Mean over every axis but the first: `[B, …]` to `[B]`."""
-    return x.mean(axis=tuple(range(1, x.ndim)))
+Values = Float[Array, "*shape"]
+ValuesLike = Float[Array | np.ndarray, "*shape"]
 
 
-def nats_to_bits(x: jax.Array) -> jax.Array:
-    """x / ln 2, of x's shape."""
+def mean_flat(x: Float[Array | np.ndarray, " b *rest"]) -> PerImage:
+    """Mean over every axis but the first."""
+    return jnp.asarray(x).mean(axis=tuple(range(1, x.ndim)))
+
+
+def nats_to_bits(x: Values) -> Values:
+    """x / ln 2."""
     return x / math.log(2.0)
 
 
-def normal_kl(mean1, logvar1, mean2, logvar2) -> jax.Array:
+def normal_kl(
+    mean1: Values, logvar1: Values, mean2: Values | float, logvar2: Values | float
+) -> Values:
     """KL(N(mean1, e^logvar1) || N(mean2, e^logvar2)) per element, in nats."""
     return 0.5 * (
         -1.0
@@ -43,13 +50,13 @@ def normal_kl(mean1, logvar1, mean2, logvar2) -> jax.Array:
     )
 
 
-def approx_standard_normal_cdf(x: jax.Array) -> jax.Array:
+def approx_standard_normal_cdf(x: ValuesLike) -> Values:
     """Φ(x) by the tanh approximation that the reference uses (exact Φ gives other bits/dim)."""
     return 0.5 * (1.0 + _tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
 
 
 @jax.custom_jvp
-def _tanh(x: jax.Array) -> jax.Array:
+def _tanh(x: ValuesLike) -> Values:
     """tanh, rounded to the last bit where it saturates.
 
     The likelihood of a bin far from the mean is the difference of two values of tanh next to
@@ -70,17 +77,16 @@ def _tanh_jvp(primals, tangents):
 
 
 def discretized_gaussian_log_likelihood(
-    x: jax.Array, *, means: jax.Array, log_scales: jax.Array
-) -> jax.Array:
+    x: ValuesLike, *, means: ValuesLike, log_scales: ValuesLike
+) -> Values:
     """log of the mass that a Gaussian gives to each 8-bit level (DDPM, eq. 13).
 
     Args:
-      x: uint8 levels rescaled to [-1, 1], any shape.
-      means: of the same shape.
-      log_scales: log of the standard deviation, of the same shape.
+      x: uint8 levels rescaled to [-1, 1].
+      log_scales: log of the standard deviation.
 
     Returns:
-      Log probabilities in nats, of x's shape. The outermost bins reach to infinity.
+      Log probabilities in nats. The outermost bins reach to infinity.
     """
     centered = x - means
     inv_std = jnp.exp(-log_scales)
@@ -96,32 +102,32 @@ def discretized_gaussian_log_likelihood(
     )
 
 
-def _safe_log(probability: jax.Array) -> jax.Array:
+def _safe_log(probability: Values) -> Values:
     return jnp.log(jnp.maximum(probability, 1e-12))
 
 
 def vb_terms_bpd(
     d: GaussianDiffusion,
     model_fn: ModelFn,
-    x_start: jax.Array,
-    x_t: jax.Array,
-    t: jax.Array,
+    x_start: ImagesLike,
+    x_t: ImagesLike,
+    t: StepsLike,
     clip_denoised: bool = True,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[PerImage, Images]:
     """One term of the variational bound (DDPM, eq. 5), in bits per dimension.
 
     Returns:
       KL(q(x_{t-1} | x_t, x_0) || p_θ(x_{t-1} | x_t)), at t = 0 the decoder's
-      -log p_θ(x_0 | x_1), `[B]`; and the predicted x_0, `[B, H, W, C]`.
+      -log p_θ(x_0 | x_1); and the predicted x_0.
     """
     p = p_mean_variance(d, model_fn, x_t, t, clip_denoised=clip_denoised)
     return vb_terms_bpd_from(d, p, x_start, x_t, t), p.pred_xstart
 
 
 def vb_terms_bpd_from(
-    d: GaussianDiffusion, p: PMeanVariance, x_start: jax.Array, x_t: jax.Array, t: jax.Array
-) -> jax.Array:
-    """`vb_terms_bpd` of a p_θ(x_{t-1} | x_t) that is known: bits per dimension, `[B]`."""
+    d: GaussianDiffusion, p: PMeanVariance, x_start: ImagesLike, x_t: ImagesLike, t: StepsLike
+) -> PerImage:
+    """`vb_terms_bpd` of a p_θ(x_{t-1} | x_t) that is known: bits per dimension."""
     true_mean, _, true_log_variance = q_posterior_mean_variance(d, x_start, x_t, t)
     kl = normal_kl(true_mean, true_log_variance, p.mean, p.log_variance)
     decoder_nll = -discretized_gaussian_log_likelihood(
@@ -130,8 +136,8 @@ def vb_terms_bpd_from(
     return nats_to_bits(jnp.where(t == 0, mean_flat(decoder_nll), mean_flat(kl)))
 
 
-def prior_bpd(d: GaussianDiffusion, x_start: jax.Array) -> jax.Array:
-    """KL(q(x_T | x_0) || N(0, I)): `[B, H, W, C]` to bits per dimension `[B]`."""
+def prior_bpd(d: GaussianDiffusion, x_start: ImagesLike) -> PerImage:
+    """KL(q(x_T | x_0) || N(0, I)) in bits per dimension."""
     t = jnp.full(x_start.shape[0], d.num_timesteps - 1, jnp.int32)
     mean, _, log_variance = q_mean_variance(d, x_start, t)
     return nats_to_bits(mean_flat(normal_kl(mean, log_variance, 0.0, 0.0)))
@@ -140,20 +146,18 @@ def prior_bpd(d: GaussianDiffusion, x_start: jax.Array) -> jax.Array:
 def bpd_loop(
     d: GaussianDiffusion,
     model_fn: ModelFn,
-    x_start: jax.Array,
-    key: jax.Array | None = None,
+    x_start: ImagesLike,
+    key: KeysLike | None = None,
     *,
-    noises: jax.Array | None = None,
+    noises: Float[Array | np.ndarray, "T b *spatial c"] | None = None,
     clip_denoised: bool = True,
-) -> dict[str, jax.Array]:
+) -> dict[str, PerImage | Float[Array, "b T"]]:
     """Every term of the bound of every image, as one `lax.scan` over t = T-1 … 0.
 
     Args:
-      model_fn: `(x_t [B, H, W, C], timestep [B] float32) -> output`.
-      x_start: uint8 levels rescaled to [-1, 1], `[B, H, W, C]`.
-      key: one random key, or `[B]` keys, one for each image.
-      noises: instead of a key, the noise itself, `[T, B, H, W, C]`: `noises[i]` is used at
-        t = T - 1 - i.
+      x_start: uint8 levels rescaled to [-1, 1].
+      key: one random key, or one for each image.
+      noises: instead of a key, the noise itself: `noises[i]` is used at t = T - 1 - i.
       clip_denoised: clip the predicted x_0 to [-1, 1].
 
     Returns:
@@ -175,24 +179,24 @@ def bpd_loop(
 def bpd_terms(
     d: GaussianDiffusion,
     model_fn: ModelFn,
-    x_start: jax.Array,
-    timesteps: jax.Array,
-    key: jax.Array | None = None,
+    x_start: ImagesLike,
+    timesteps: Int[Array | np.ndarray, " K"],
+    key: KeysLike | None = None,
     *,
-    noises: jax.Array | None = None,
+    noises: Float[Array | np.ndarray, "K b *spatial c"] | None = None,
     clip_denoised: bool = True,
-) -> dict[str, jax.Array]:
+) -> dict[str, Float[Array, "b K"]]:
     """The terms of the bound at some timesteps, as one `lax.scan` over these.
 
     A term does not depend on which others are computed with it, nor on their order.
 
     Args:
-      timesteps: int32 `[K]`.
-      noises: instead of a key, the noise itself, `[K, B, H, W, C]`.
+      timesteps: from 0 to T - 1.
+      noises: instead of a key, the noise itself.
       model_fn, x_start, key, clip_denoised: as for `bpd_loop`.
 
     Returns:
-      `vb`, `xstart_mse` and `mse` of `bpd_loop`, `[B, K]`, a column for each timestep.
+      `vb`, `xstart_mse` and `mse` of `bpd_loop`, a column for each timestep.
 
     Raises:
       UsageError: not exactly one of `key` and `noises` is given.
@@ -204,7 +208,7 @@ def bpd_terms(
 
     def one_timestep(_, inputs):
         t_scalar, noise = inputs
-        if noise is None:
+        if keys is not None:
             noise = per_sample_noise(keys, t_scalar, x_start.shape[1:])
         t = jnp.full(batch, t_scalar)
         x_t = q_sample(d, x_start, t, noise)

@@ -15,8 +15,13 @@ import enum
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Integer, Key
 
+from iddpm_jax.diffusion.shapes import Images, Keys, KeysLike
 from iddpm_jax.errors import UsageError
+
+Seed = Integer[Array | np.ndarray, ""] | np.integer | int
 
 
 class Stream(enum.IntEnum):
@@ -52,17 +57,17 @@ class Stream(enum.IntEnum):
     FORWARD_PROCESS = 17
 
 
-def stream(seed: jax.Array | int, name: Stream) -> jax.Array:
-    """The key of a stream, a scalar; `seed` is an int from 0 to 2³² - 1, traced or not."""
+def stream(seed: Seed, name: Stream) -> Key[Array, ""]:
+    """The key of a stream; `seed` is an int from 0 to 2³² - 1, traced or not."""
     return jax.random.fold_in(jax.random.key(seed), int(name))
 
 
-def stream_keys(seed: jax.Array | int, name: Stream, indices: jax.Array) -> jax.Array:
-    """The keys `[B]` of the samples, or images, of numbers `indices` int `[B]` in a stream."""
+def stream_keys(seed: Seed, name: Stream, indices: Int[Array | np.ndarray, " b"]) -> Keys:
+    """The keys of the samples, or images, of numbers `indices` in a stream."""
     return jax.vmap(jax.random.fold_in, (None, 0))(stream(seed, name), indices)
 
 
-def per_sample_keys(key: jax.Array, batch: int, first: int = 0) -> jax.Array:
+def per_sample_keys(key: KeysLike, batch: int, first: int = 0) -> Keys:
     """Keys of the samples `first` … `first + batch - 1`, each from `key` and its number alone.
 
     A batch of keys is returned as it is. Raw keys (`jax.random.PRNGKey`) are taken too.
@@ -79,15 +84,15 @@ def per_sample_keys(key: jax.Array, batch: int, first: int = 0) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(batch))
 
 
-def per_sample_noise(keys: jax.Array, t: jax.Array | int, shape: tuple[int, ...]) -> jax.Array:
+def per_sample_noise(keys: Keys, t: Int[Array, ""] | int, shape: tuple[int, ...]) -> Images:
     """Standard normal float32 `[B, *shape]`, row i of which depends on `keys[i]` and `t` alone."""
 
-    def draw(key):
+    def draw(key: Key[Array, ""]) -> Float[Array, "*spatial c"]:
         return jax.random.normal(jax.random.fold_in(key, t), shape, jnp.float32)
 
     return jax.vmap(draw)(keys)
 
 
-def initial_noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def initial_noise(keys: Keys, shape: tuple[int, ...]) -> Images:
     """x_T: standard normal float32 `[B, *shape]`, row i of which depends on `keys[i]` alone."""
     return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)

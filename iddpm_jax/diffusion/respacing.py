@@ -8,19 +8,21 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float64
 
+from iddpm_jax.diffusion.shapes import Betas, KeptSteps
 from iddpm_jax.errors import UsageError
 
-SearchedTimesteps = Callable[[int], np.ndarray]  # K to the timesteps searched for it, int [K].
+SearchedTimesteps = Callable[[int], KeptSteps]  # K to the timesteps searched for it.
 
 
 def space_timesteps(
     num_timesteps: int,
     spec: str | Sequence[int],
     *,
-    betas: np.ndarray | None = None,
+    betas: Float64[np.ndarray, "..."] | None = None,
     searched: SearchedTimesteps | None = None,
-) -> np.ndarray:
+) -> KeptSteps:
     """Chooses which of `num_timesteps` steps to keep.
 
     Args:
@@ -35,11 +37,11 @@ def space_timesteps(
         from the first on, and every T / 25 back from the last. `"logsnr25"`: evenly spaced in
         the log-SNR, see `log_snr_timesteps`. `"dp25"`: those that a search found to have the
         best likelihood (Watson et al. 2021).
-      betas: the schedule, float64 `[T]`; logsnr needs it.
+      betas: the schedule; logsnr needs it.
       searched: gives the timesteps that were searched for a number of steps; dp needs it.
 
     Returns:
-      The kept timesteps, sorted, int64 `[K]`.
+      The kept timesteps, sorted, int64.
 
     Raises:
       UsageError: the spec cannot be read, asks for steps that are not there, or needs an argument
@@ -71,7 +73,7 @@ def count_of_continuous_steps(spec: str) -> int:
     return int(spec)
 
 
-def _in_sections(num_timesteps: int, spec: str | Sequence[int]) -> np.ndarray:
+def _in_sections(num_timesteps: int, spec: str | Sequence[int]) -> KeptSteps:
     """`"250"` and `"10,15,20"`: evenly spaced steps of sections of equal length."""
     counts = _section_counts(spec)
     size, extra = divmod(num_timesteps, len(counts))
@@ -124,7 +126,7 @@ class _Request(NamedTuple):
     spec: str
     count: int
     num_timesteps: int
-    betas: np.ndarray | None
+    betas: Float64[np.ndarray, "..."] | None
     searched: SearchedTimesteps | None
 
     def check_count(self) -> None:
@@ -144,7 +146,7 @@ def _count_after(name: str, spec: str) -> int:
         ) from None
 
 
-def _ddim(request: _Request) -> np.ndarray:
+def _ddim(request: _Request) -> KeptSteps:
     spec, wanted, num_timesteps = request[:3]
     # A stride s keeps ceil(T / s) steps.
     reachable = {-(-num_timesteps // s): s for s in range(num_timesteps - 1, 0, -1)}
@@ -158,25 +160,25 @@ def _ddim(request: _Request) -> np.ndarray:
     return np.arange(0, num_timesteps, reachable[wanted], dtype=np.int64)
 
 
-def _exact(request: _Request) -> np.ndarray:
+def _exact(request: _Request) -> KeptSteps:
     request.check_count()
     return np.round(np.linspace(0, request.num_timesteps - 1, request.count)).astype(np.int64)
 
 
-def _leading(request: _Request) -> np.ndarray:
+def _leading(request: _Request) -> KeptSteps:
     request.check_count()
     stride = request.num_timesteps // request.count
     return np.arange(request.count, dtype=np.int64) * stride
 
 
-def _trailing(request: _Request) -> np.ndarray:
+def _trailing(request: _Request) -> KeptSteps:
     request.check_count()
     stride = request.num_timesteps / request.count
     kept = np.round(np.arange(request.num_timesteps, 0, -stride)[: request.count]) - 1
     return kept[::-1].astype(np.int64)
 
 
-def _log_snr(request: _Request) -> np.ndarray:
+def _log_snr(request: _Request) -> KeptSteps:
     if request.betas is None:
         raise UsageError(
             f"respacing {request.spec!r} needs the schedule: space_timesteps(…, betas=…)"
@@ -189,7 +191,7 @@ def _log_snr(request: _Request) -> np.ndarray:
     return log_snr_timesteps(request.betas, request.count)
 
 
-def _searched(request: _Request) -> np.ndarray:
+def _searched(request: _Request) -> KeptSteps:
     if request.searched is None:
         raise UsageError(
             f"respacing {request.spec!r} takes timesteps from the table of a trained model that "
@@ -199,7 +201,7 @@ def _searched(request: _Request) -> np.ndarray:
 
 
 # By the word before the number. None may be the beginning of another.
-_SPACINGS: dict[str, Callable[[_Request], np.ndarray]] = {
+_SPACINGS: dict[str, Callable[[_Request], KeptSteps]] = {
     "ddim": _ddim,
     "exact": _exact,
     "linspace": _exact,
@@ -211,21 +213,22 @@ _SPACINGS: dict[str, Callable[[_Request], np.ndarray]] = {
 SPACING_NAMES = tuple(_SPACINGS)
 
 
-def respaced_betas(betas: np.ndarray, keep_timesteps: np.ndarray) -> np.ndarray:
+def respaced_betas(betas: Betas, keep_timesteps: KeptSteps) -> Float64[np.ndarray, " K"]:
     """The schedule whose ᾱ are those of `betas` at the kept steps (IDDPM, section 4).
 
     Args:
-      betas: float64 `[T]`.
-      keep_timesteps: sorted, distinct indices into it, int `[K]`.
+      keep_timesteps: sorted, distinct indices into `betas`.
 
     Returns:
-      β_i = 1 - ᾱ[keep_i] / ᾱ[keep_{i-1}], float64 `[K]`.
+      β_i = 1 - ᾱ[keep_i] / ᾱ[keep_{i-1}].
     """
     alphas_cumprod = np.cumprod(1.0 - betas)[keep_timesteps]
     return 1.0 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])
 
 
-def half_log_snr(alphas_cumprod: np.ndarray) -> np.ndarray:
+def half_log_snr(
+    alphas_cumprod: Float64[np.ndarray, " T"],
+) -> Float64[np.ndarray, " T"]:
     """λ = log(√ᾱ / √(1 - ᾱ)), half the logarithm of the signal-to-noise ratio."""
     return 0.5 * (np.log(alphas_cumprod) - np.log1p(-alphas_cumprod))
 
@@ -233,18 +236,17 @@ def half_log_snr(alphas_cumprod: np.ndarray) -> np.ndarray:
 _MIN_HALF_LOG_SNR = -5.1
 
 
-def log_snr_timesteps(betas: np.ndarray, count: int) -> np.ndarray:
+def log_snr_timesteps(betas: Betas, count: int) -> KeptSteps:
     """Timesteps evenly spaced in λ (DPM-Solver, Lu et al. 2022, section 3.4).
 
     Timesteps with λ below -5.1 (ᾱ < 4e-5), where nothing but noise is left, are left out: the
     cosine schedule would spend a third of its steps there.
 
     Args:
-      betas: float64 `[T]`.
-      count: number of timesteps.
+      count: number of timesteps, K.
 
     Returns:
-      Sorted, distinct indices, int64 `[count]`: the timestep with the nearest λ to each point of
+      Sorted, distinct indices, int64: the timestep with the nearest λ to each point of
       the even spacing. Where several points have the same one, as at the steep ends, the
       timesteps that come next stand in, and those before them where there are no next ones.
 

@@ -6,7 +6,9 @@ Axis letters: T diffusion steps. Index 0 is the step next to the data.
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Float64
 
+from iddpm_jax.diffusion.shapes import Betas
 from iddpm_jax.errors import UsageError
 
 # The step count that schedules and timesteps are expressed in since Ho et al. 2020:
@@ -14,13 +16,13 @@ from iddpm_jax.errors import UsageError
 REFERENCE_NUM_TIMESTEPS = 1000
 
 
-def _linear(num_timesteps: int) -> np.ndarray:
+def _linear(num_timesteps: int) -> Betas:
     """β rises linearly from 1e-4 to 0.02 at 1000 steps (Ho et al. 2020, section 4)."""
     scale = REFERENCE_NUM_TIMESTEPS / num_timesteps
     return np.linspace(scale * 1e-4, scale * 0.02, num_timesteps, dtype=np.float64)
 
 
-def _cosine(num_timesteps: int, offset: float = 0.008, max_beta: float = 0.999) -> np.ndarray:
+def _cosine(num_timesteps: int, offset: float = 0.008, max_beta: float = 0.999) -> Betas:
     """ᾱ(u) = cos²((u + s) / (1 + s) · π/2) (Nichol & Dhariwal 2021, eq. 17).
 
     β_t = 1 - ᾱ(t) / ᾱ(t - 1), clipped to `max_beta` because ᾱ(1) = 0.
@@ -30,20 +32,20 @@ def _cosine(num_timesteps: int, offset: float = 0.008, max_beta: float = 0.999) 
     return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta)
 
 
-def _scaled_linear(num_timesteps: int) -> np.ndarray:
+def _scaled_linear(num_timesteps: int) -> Betas:
     """√β rises linearly between the roots of the linear schedule's ends (latent diffusion)."""
-    ends = _linear(num_timesteps)[[0, -1]]
-    return np.linspace(*np.sqrt(ends), num_timesteps, dtype=np.float64) ** 2
+    first, last = np.sqrt(_linear(num_timesteps)[[0, -1]])
+    return np.linspace(first, last, num_timesteps, dtype=np.float64) ** 2
 
 
-def _sigmoid(num_timesteps: int) -> np.ndarray:
+def _sigmoid(num_timesteps: int) -> Betas:
     """β rises as a sigmoid over [-6, 6] between the linear schedule's ends (GeoDiff)."""
     first, last = _linear(num_timesteps)[[0, -1]]
     rise = 1 / (1 + np.exp(-np.linspace(-6, 6, num_timesteps, dtype=np.float64)))
     return first + (last - first) * rise
 
 
-_SCHEDULES: dict[str, Callable[[int], np.ndarray]] = {
+_SCHEDULES: dict[str, Callable[[int], Betas]] = {
     "linear": _linear,
     "cosine": _cosine,
     "scaled_linear": _scaled_linear,
@@ -58,7 +60,7 @@ def beta_schedule_names() -> tuple[str, ...]:
     return tuple(_SCHEDULES)
 
 
-def beta_schedule(name: str, num_timesteps: int) -> np.ndarray:
+def beta_schedule(name: str, num_timesteps: int) -> Betas:
     """Returns the noise schedule `name` over `num_timesteps` steps.
 
     Args:
@@ -81,7 +83,7 @@ def beta_schedule(name: str, num_timesteps: int) -> np.ndarray:
     return betas
 
 
-def check_betas(betas: np.ndarray, origin: str) -> None:
+def check_betas(betas: Float64[np.ndarray, "..."], origin: str) -> None:
     """Raises UsageError unless `betas` is a vector with every entry in (0, 1]."""
     if betas.ndim != 1 or betas.size == 0:
         raise UsageError(f"{origin}: betas must be a non-empty vector, got shape {betas.shape}")

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32, Float64, Int, Int32
 
 from iddpm_jax.diffusion.gaussian import (
-    ModelFn,
     model_timestep,
     p_mean_variance_from_output,
     q_mean_variance,
@@ -32,41 +32,42 @@ from iddpm_jax.diffusion.likelihood import (
     nats_to_bits,
     normal_kl,
 )
+from iddpm_jax.diffusion.shapes import Betas, Images, ImagesLike, ModelFn, PerImageLike, PerStep
 from iddpm_jax.diffusion.tables import GaussianDiffusion, MeanType, VarType
 from iddpm_jax.errors import UsageError
 
 
 class PairTables(NamedTuple):
-    """What the transition from t to s depends on; float32 `[T, T]`, at [t, s], s < t.
+    """What the transition from t to s depends on; float32, at [t, s], s < t.
 
     With β the variance of q(x_t | x_s) and β̃ that of q(x_s | x_t, x_0):
     log_ratio: log β/β̃.
     signal: the square of x_0's coefficient in the mean of q(x_s | x_t, x_0), over β̃.
     log_posterior: log β̃.
-    log_first: log(1 - ᾱ_t), float32 `[T]`: log β of a first step that goes from t to the data.
+    log_first: log(1 - ᾱ_t): log β of a first step that goes from t to the data.
     """
 
-    log_ratio: np.ndarray
-    signal: np.ndarray
-    log_posterior: np.ndarray
-    log_first: np.ndarray
+    log_ratio: Float32[Array | np.ndarray, "T T"]
+    signal: Float32[Array | np.ndarray, "T T"]
+    log_posterior: Float32[Array | np.ndarray, "T T"]
+    log_first: Float32[Array | np.ndarray, " T"]
 
 
 class Costs(NamedTuple):
     """Costs in bits per dimension, summed over images.
 
-    transition: from t to s, at [t, s], s < t; `[T, T]`.
-    decoder: from t to the data, where s is the timestep after t, at [t, s], s > t; `[T, T]`.
-    prior: of starting from noise at t, `[T]`.
+    transition: from t to s, at [t, s], s < t.
+    decoder: from t to the data, where s is the timestep after t, at [t, s], s > t.
+    prior: of starting from noise at t.
     """
 
-    transition: np.ndarray
-    decoder: np.ndarray
-    prior: np.ndarray
+    transition: Float[np.ndarray, "T T"]
+    decoder: Float[np.ndarray, "T T"]
+    prior: Float[np.ndarray, " T"]
 
 
-def pair_tables(betas: np.ndarray) -> PairTables:
-    """The tables of a schedule, float64 `[T]`; entries that are no transition are 0."""
+def pair_tables(betas: Betas) -> PairTables:
+    """The tables of a schedule; entries that are no transition are 0."""
     alphas_cumprod = np.cumprod(1.0 - betas)
     log_alphas = np.cumsum(np.log1p(-betas))
     a_t, a_s = alphas_cumprod[:, None], alphas_cumprod[None, :]
@@ -92,25 +93,25 @@ def transition_costs(
     d: GaussianDiffusion,
     tables: PairTables,
     model_fn: ModelFn,
-    x_start: jax.Array,
-    t: jax.Array,
-    noise: jax.Array,
-    weights: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
+    x_start: ImagesLike,
+    t: Int[Array, ""] | int,
+    noise: ImagesLike,
+    weights: PerImageLike,
+) -> tuple[PerStep, PerStep]:
     """One row of `Costs`: what leads away from timestep t.
 
     Args:
       tables: `pair_tables` of d's betas.
       model_fn: called once.
-      x_start: `[B, H, W, C]`.
-      t: int32 scalar.
-      noise: of x_start's shape.
-      weights: `[B]`: 1, or 0 for an image that does not count.
+      x_start: in [-1, 1].
+      t: from 0 to T - 1.
+      noise: standard normal.
+      weights: 1, or 0 for an image that does not count.
 
     Returns:
-      transition and decoder, `[T]` each, summed over the images.
+      transition and decoder, summed over the images.
     """
-    tables = PairTables(*map(jnp.asarray, tables))  # So that t may be traced.
+    tables = PairTables(*[jnp.asarray(table) for table in tables])  # So that t may be traced.
     steps = jnp.full(x_start.shape[0], t)
     x_t = q_sample(d, x_start, steps, noise)
     output = model_fn(x_t, model_timestep(d, steps))
@@ -118,21 +119,22 @@ def transition_costs(
     # log variance = log β̃ + fraction · log β/β̃ (IDDPM, eq. 15).
     fraction = _variance_fraction(d, split_output(d, output, x_t)[1])
     first_fraction = fraction if d.var_type.is_learned else 0.0
+    x_start = jnp.asarray(x_start)
     error = jnp.square(x_start - pred_xstart)
 
-    def transition(s):
+    def transition(s: Int[Array, ""]) -> Images:
         log_ratio = fraction * tables.log_ratio[t, s]
         shrunk = jnp.exp(-log_ratio) * (1 + tables.signal[t, s] * error)
         return 0.5 * (log_ratio - 1 + shrunk)
 
-    def decoder(s):
+    def decoder(s: Int[Array, ""]) -> Images:
         shortest = tables.log_posterior[s, t]
         log_variance = shortest + first_fraction * (tables.log_first[t] - shortest)
         return -discretized_gaussian_log_likelihood(
             x_start, means=pred_xstart, log_scales=jnp.broadcast_to(0.5 * log_variance, x_t.shape)
         )
 
-    def cost(s):
+    def cost(s: Int[Array, ""]) -> Float[Array, ""]:
         nats = jax.lax.cond(s < t, transition, decoder, s)
         return jnp.dot(weights, nats_to_bits(mean_flat(nats)))
 
@@ -141,23 +143,25 @@ def transition_costs(
     return jnp.where(going_down, costs, 0.0), jnp.where(going_down, 0.0, costs)
 
 
-def _variance_fraction(d: GaussianDiffusion, var_output):
-    if d.var_type is VarType.LEARNED_RANGE:
+def _variance_fraction(d: GaussianDiffusion, var_output: Images | None) -> Images | float:
+    if var_output is not None:  # Of the learned range; `check_searchable` refuses the other one.
         return (var_output + 1) / 2
     return 1.0 if d.var_type is VarType.FIXED_LARGE else 0.0
 
 
-def prior_costs(d: GaussianDiffusion, x_start: jax.Array, weights: jax.Array) -> jax.Array:
-    """KL(q(x_t | x_0) || N(0, I)) in bits per dimension for every t, `[T]`, summed over images."""
+def prior_costs(d: GaussianDiffusion, x_start: ImagesLike, weights: PerImageLike) -> PerStep:
+    """KL(q(x_t | x_0) || N(0, I)) in bits per dimension for every t, summed over images."""
 
-    def cost(t):
+    def cost(t: Int[Array, ""]) -> Float[Array, ""]:
         mean, _, log_variance = q_mean_variance(d, x_start, jnp.full(x_start.shape[0], t))
         return jnp.dot(weights, nats_to_bits(mean_flat(normal_kl(mean, log_variance, 0.0, 0.0))))
 
     return jax.lax.map(cost, jnp.arange(d.num_timesteps))
 
 
-def best_timesteps(costs: Costs, max_steps: int) -> tuple[np.ndarray, np.ndarray]:
+def best_timesteps(
+    costs: Costs, max_steps: int
+) -> tuple[Float64[np.ndarray, " counts"], Int32[np.ndarray, "counts steps"]]:
     """The paths with the least cost, of 2 to `max_steps` steps.
 
     Returns:

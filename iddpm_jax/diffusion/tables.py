@@ -6,14 +6,19 @@ Axis letters: B batch, H W C image, T diffusion steps.
 import dataclasses
 import enum
 import functools
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float32, Float64, Int
 
 from iddpm_jax.diffusion.respacing import half_log_snr, respaced_betas
 from iddpm_jax.diffusion.schedules import REFERENCE_NUM_TIMESTEPS, check_betas
+from iddpm_jax.diffusion.shapes import Betas, PerStep
 from iddpm_jax.errors import UsageError
+
+Choice = TypeVar("Choice", bound=enum.StrEnum)
 
 
 class MeanType(enum.StrEnum):
@@ -86,28 +91,28 @@ class GaussianDiffusion:
     be an argument of a jitted function, and the choices are part of its structure.
     """
 
-    betas: jax.Array
-    log_betas: jax.Array
-    alphas_cumprod: jax.Array  # ᾱ_t
-    alphas_cumprod_prev: jax.Array  # ᾱ_{t-1}, 1 at t = 0
-    alphas_cumprod_next: jax.Array  # ᾱ_{t+1}, 0 at t = T - 1
-    sqrt_alphas_cumprod: jax.Array
-    one_minus_alphas_cumprod: jax.Array
-    sqrt_one_minus_alphas_cumprod: jax.Array
-    log_one_minus_alphas_cumprod: jax.Array
-    sqrt_recip_alphas_cumprod: jax.Array  # √(1 / ᾱ_t)
-    sqrt_recipm1_alphas_cumprod: jax.Array  # √(1 / ᾱ_t - 1)
-    posterior_variance: jax.Array  # β̃_t, 0 at t = 0
-    posterior_log_variance_clipped: jax.Array  # its log, that of t = 1 at t = 0
-    posterior_mean_coef1: jax.Array  # factor of x_0 in μ̃
-    posterior_mean_coef2: jax.Array  # factor of x_t in μ̃
-    xstart_from_xprev_coef1: jax.Array  # 1 / coef1
-    xstart_from_xprev_coef2: jax.Array  # coef2 / coef1
-    fixed_large_variance: jax.Array  # β_t, but β̃_1 at t = 0 for a better decoder likelihood
-    fixed_large_log_variance: jax.Array
-    ddim_variance: jax.Array  # σ² of DDIM at η = 1
-    half_log_snr: jax.Array  # λ_t = log(√ᾱ_t / √(1 - ᾱ_t))
-    model_timesteps: jax.Array  # what the network is told at step t
+    betas: PerStep
+    log_betas: PerStep
+    alphas_cumprod: PerStep  # ᾱ_t
+    alphas_cumprod_prev: PerStep  # ᾱ_{t-1}, 1 at t = 0
+    alphas_cumprod_next: PerStep  # ᾱ_{t+1}, 0 at t = T - 1
+    sqrt_alphas_cumprod: PerStep
+    one_minus_alphas_cumprod: PerStep
+    sqrt_one_minus_alphas_cumprod: PerStep
+    log_one_minus_alphas_cumprod: PerStep
+    sqrt_recip_alphas_cumprod: PerStep  # √(1 / ᾱ_t)
+    sqrt_recipm1_alphas_cumprod: PerStep  # √(1 / ᾱ_t - 1)
+    posterior_variance: PerStep  # β̃_t, 0 at t = 0
+    posterior_log_variance_clipped: PerStep  # its log, that of t = 1 at t = 0
+    posterior_mean_coef1: PerStep  # factor of x_0 in μ̃
+    posterior_mean_coef2: PerStep  # factor of x_t in μ̃
+    xstart_from_xprev_coef1: PerStep  # 1 / coef1
+    xstart_from_xprev_coef2: PerStep  # coef2 / coef1
+    fixed_large_variance: PerStep  # β_t, but β̃_1 at t = 0 for a better decoder likelihood
+    fixed_large_log_variance: PerStep
+    ddim_variance: PerStep  # σ² of DDIM at η = 1
+    half_log_snr: PerStep  # λ_t = log(√ᾱ_t / √(1 - ᾱ_t))
+    model_timesteps: PerStep  # what the network is told at step t
     mean_type: MeanType
     var_type: VarType
     loss_type: LossType
@@ -118,13 +123,13 @@ class GaussianDiffusion:
 
 
 def make_diffusion(
-    betas: np.ndarray,
+    betas: Float64[np.ndarray, "..."],
     *,
     mean_type: MeanType | str,
     var_type: VarType | str,
     loss_type: LossType | str,
     rescale_timesteps: bool = False,
-    keep_timesteps: np.ndarray | None = None,
+    keep_timesteps: Int[np.ndarray, "..."] | None = None,
 ) -> GaussianDiffusion:
     """Builds a process from its schedule. All tables are computed in float64.
 
@@ -172,7 +177,7 @@ def make_diffusion(
     )
 
 
-def _member(kind: type[enum.StrEnum], value: str) -> enum.StrEnum:
+def _member(kind: type[Choice], value: str) -> Choice:
     try:
         return kind(value)
     except ValueError:
@@ -181,7 +186,7 @@ def _member(kind: type[enum.StrEnum], value: str) -> enum.StrEnum:
         ) from None
 
 
-def _tables(betas: np.ndarray) -> dict[str, np.ndarray]:
+def _tables(betas: Betas) -> dict[str, Betas]:
     """Every table that depends on the schedule alone, float64 `[T]`."""
     alphas = 1.0 - betas
     alphas_cumprod = np.cumprod(alphas)
@@ -219,7 +224,7 @@ def _tables(betas: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _ddim_variance(tables: dict[str, np.ndarray]) -> np.ndarray:
+def _ddim_variance(tables: dict[str, Betas]) -> Float32[np.ndarray, " T"]:
     """σ² = (1 - ᾱ_{t-1}) / (1 - ᾱ_t) · (1 - ᾱ_t / ᾱ_{t-1}) (DDIM, eq. 16 with η = 1).
 
     In float32 and in the reference's order of operations, unlike the other tables: a

@@ -113,7 +113,7 @@ def loss_second_moment(
         filled = counts + jnp.zeros_like(counts).at[t].add(1)
         pushed_out = jnp.maximum(filled - history, 0)
 
-        source = jnp.arange(history) + pushed_out[:, None]
+        source = jnp.arange(history)[None] + pushed_out[:, None]
         kept = jnp.take_along_axis(state["history"], jnp.minimum(source, history - 1), axis=1)
         column = counts[t] + rank - pushed_out[t]
         # A loss that later ones of the same batch push out is written past the end: dropped.

@@ -48,7 +48,7 @@ def timestep_embedding(timesteps: jax.Array, dim: int, max_period: float = 10_00
     # up to thousands. Exponents are float32, as the reference's, and exp is rounded once.
     exponents = np.float32(-math.log(max_period)) * np.arange(half, dtype=np.float32) / half
     frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
-    angles = timesteps.astype(jnp.float32)[:, None] * frequencies
+    angles = timesteps.astype(jnp.float32)[:, None] * frequencies[None]
     embedding = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
     return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
 
@@ -115,8 +115,9 @@ class GroupNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, …, C]` to the same shape."""
         channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        of_channel = (1,) * (x.ndim - 1) + (channels,)
+        scale = self.param("scale", nn.initializers.ones, (channels,)).reshape(of_channel)
+        bias = self.param("bias", nn.initializers.zeros, (channels,)).reshape(of_channel)
         y = jnp.asarray(x, jnp.float32)
         # Two passes, because E[x²] - E[x]² cancels in float32.
         y = y - _group_means(y)
@@ -213,7 +214,8 @@ class Downsample(nn.Module):
         """`[B, H, …, C]` to `[B, H/2, …, C]`; a convolution rounds up, averaging down."""
         factors = _resample_factors(x.ndim - 2)
         if not self.use_conv:
-            return nn.avg_pool(x, factors, strides=factors)
+            with jax.numpy_dtype_promotion("standard"):  # Flax divides by an int.
+                return nn.avg_pool(x, factors, strides=factors)
         return conv(
             x,
             x.shape[-1],

@@ -104,12 +104,12 @@ def slerp(a: jax.Array, b: jax.Array, weights: Sequence[float]) -> jax.Array:
     """
     cosine = jnp.vdot(a, b) / (jnp.linalg.norm(a.ravel()) * jnp.linalg.norm(b.ravel()))
     angle = jnp.arccos(jnp.clip(cosine, -1, 1))
-    weights = jnp.asarray(weights).reshape(-1, *[1] * a.ndim)
+    weight = jnp.asarray(weights).reshape(-1, *[1] * a.ndim)
     # Two directions that are the same have nothing between them.
     safe = jnp.where(angle < 1e-6, 1.0, jnp.sin(angle))
-    from_a = jnp.where(angle < 1e-6, 1 - weights, jnp.sin((1 - weights) * angle) / safe)
-    from_b = jnp.where(angle < 1e-6, weights, jnp.sin(weights * angle) / safe)
-    return from_a * a + from_b * b
+    from_a = jnp.where(angle < 1e-6, 1 - weight, jnp.sin((1 - weight) * angle) / safe)
+    from_b = jnp.where(angle < 1e-6, weight, jnp.sin(weight * angle) / safe)
+    return from_a * a[None] + from_b * b[None]
 
 
 def check_deterministic(generator: Generator) -> None:

@@ -66,6 +66,16 @@ class Optimizer(NamedTuple):
     ema_rates: tuple[float, ...] = ()
 
 
+def _promoting(transform: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`transform`, whatever JAX is set to: optax raises a float to the power of an int32."""
+
+    def update(updates, state, params=None):
+        with jax.numpy_dtype_promotion("standard"):
+            return transform.update(updates, state, params)
+
+    return optax.GradientTransformation(transform.init, update)
+
+
 def linear_anneal(lr: float, anneal_steps: int) -> optax.Schedule:
     """lr · (1 - step / anneal_steps), or a constant where anneal_steps is 0."""
     if not anneal_steps:
@@ -82,7 +92,8 @@ def make_optimizer(
 ) -> Optimizer:
     """AdamW with PyTorch's constants, optional clipping by global norm, and `params_ema`."""
     links = [optax.clip_by_global_norm(grad_clip)] if grad_clip else []
-    links.append(optax.adamw(learning_rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay))
+    adamw = optax.adamw(learning_rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay)
+    links.append(_promoting(adamw))
     init, update = optax.chain(*links, params_ema(ema_rates))
     return Optimizer(init, update, learning_rate, tuple(ema_rates))
 

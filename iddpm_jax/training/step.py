@@ -256,7 +256,7 @@ class TrainStep:
             opt_state=opt_state,
             sampler_state=sampler_state,
             metrics=mt.merge(state.metrics, measured),
-            skipped=state.skipped + ~finite,
+            skipped=state.skipped + (~finite).astype(jnp.int32),
             # With a loss scale overflow is nothing special; when it is too much, that collapses.
             skipped_in_row=jnp.where(finite | (scale is not None), 0, state.skipped_in_row + 1),
             log2_loss_scale=loss_scale.adjusted(scale, finite),

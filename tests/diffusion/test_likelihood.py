@@ -59,7 +59,7 @@ def test_approx_standard_normal_cdf_has_finite_slope_everywhere():
 
 
 def test_discretized_gaussian_log_likelihood_sums_to_one():
-    levels = jnp.arange(256) / 127.5 - 1
+    levels = jnp.arange(256, dtype=jnp.float32) / 127.5 - 1
     for mean, log_scale in ((0.0, -3.0), (0.9, -1.0), (-1.2, 0.0)):
         log_probs = diffusion.discretized_gaussian_log_likelihood(
             levels, means=jnp.full(256, mean), log_scales=jnp.full(256, log_scale)
