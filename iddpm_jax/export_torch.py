@@ -9,11 +9,12 @@ writes and reads them.
 import pathlib
 
 from iddpm_jax.cli import command, shared_flags, torch_flags
+from iddpm_jax.cli.path_flag import define_required_path
 from iddpm_jax.config.recipes import load_recorded
 from iddpm_jax.torch_io import conventions
 
 _WORKDIR = shared_flags.workdir()
-_OUT = shared_flags.out("Directory to write the files into.")
+_OUT = define_required_path("out", "Directory to write the files into.")
 _ATTENTION_ORDER = torch_flags.attention_order()
 _TORCH_MICROBATCH = torch_flags.torch_microbatch()
 _TORCH_BATCH_SIZE = torch_flags.torch_batch_size()

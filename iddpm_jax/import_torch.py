@@ -8,6 +8,8 @@ trained with, the reference's own flags as --model_flags, or what is asked for. 
 run moves with --ema and --optimizer.
 """
 
+from typing import Any
+
 from absl import flags
 
 from iddpm_jax.cli import command, config_flag, shared_flags, torch_flags
@@ -40,11 +42,12 @@ def main() -> None:
     from iddpm_jax.config.convert_torch import ImportRequest, import_run
 
     jax.config.update("jax_platforms", "cpu")  # Nothing is computed.
+    given: dict[str, Any] = {flag.name: flag.value for flag in _FLAGS}
     import_run(
         ImportRequest(
             config=None if config_flag.given() is None else config_flag.value(),
             overrides=config_flag.overrides(),
-            **{flag.name: flag.value for flag in _FLAGS},
+            **given,
         )
     )
 

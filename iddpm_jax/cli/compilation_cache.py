@@ -7,6 +7,6 @@ import jax
 
 def enable(directory: pathlib.Path) -> None:
     """Keeps compiled programs in `directory/.jax_cache`, unless JAX was told otherwise."""
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(directory / ".jax_cache"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

@@ -66,7 +66,7 @@ def _entry(flag: flags.Flag) -> str:
     if choices:
         text += f" One of {', '.join(choices)}."
     if flag.default not in (None, "", [], False):
-        text += f" Default: {flag.default_as_str.strip(chr(39))}."
+        text += f" Default: {str(flag.default_as_str).strip(chr(39))}."
     value = "" if flag.boolean else f"={_kind(flag.parser)}"
     return f"  --{flag.name}{value}\n" + textwrap.fill(" ".join(text.split()), _WIDTH, **_INDENT)
 

@@ -83,16 +83,16 @@ def _is_given() -> bool:
 
 def _from_flags() -> dict[str, Any] | None:
     """Address, number and count of processes, as the flags say; None: this one is alone."""
-    count, number = _COUNT.value, _ID.value
+    address, count, number = _COORDINATOR.value, _COUNT.value, _ID.value
     if count == 1:
         return None
-    given = {"coordinator_address": _COORDINATOR, "num_processes": _COUNT, "process_id": _ID}
-    missing = [f"--{name}" for name, flag in given.items() if flag.value is None]
-    if missing:
+    if address is None or count is None or number is None:
+        given = {"coordinator_address": address, "num_processes": count, "process_id": number}
+        missing = [f"--{name}" for name, value in given.items() if value is None]
         raise UsageError(f"{' and '.join(missing)} missing: a process needs {', '.join(given)}")
     if count < 1 or not 0 <= number < count:
         raise UsageError(f"--process_id={number} must be from 0 to --num_processes={count} less 1")
-    return {"address": _COORDINATOR.value, "count": count, "process": number}
+    return {"address": address, "count": count, "process": number}
 
 
 def _from_cluster() -> dict[str, Any] | None:

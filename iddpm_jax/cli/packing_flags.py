@@ -21,7 +21,7 @@ LABELS = flags.DEFINE_enum(
     "labels", "none", ("prefix", "directory", "none"), "Classes of a folder's images."
 )
 EXIF = flags.DEFINE_bool("exif", True, "Turn images as their EXIF orientation says.")
-THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Decoding threads.", lower_bound=1)
+THREADS = flags.DEFINE_integer("threads", os.cpu_count() or 1, "Decoding threads.", lower_bound=1)
 
 
 def refuse_for(kind: str) -> None:

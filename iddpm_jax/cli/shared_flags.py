@@ -10,15 +10,15 @@ one's text and default hold.
 
 from absl import flags
 
-from iddpm_jax.cli.path_flag import define_path
+from iddpm_jax.cli.path_flag import define_path, define_required_path
 from iddpm_jax.errors import UsageError
 
 LARGEST_COUNT = 2**31 - 1  # Of samples: they are numbered in 32 bits, with a sign.
 LARGEST_SEED = 2**32 - 1
 
 
-def workdir(text: str = "Work directory of the trained model.") -> flags.FlagHolder[str | None]:
-    return define_path("workdir", text)
+def workdir(text: str = "Work directory of the trained model.") -> flags.FlagHolder[str]:
+    return define_required_path("workdir", text)
 
 
 def out(

@@ -1,5 +1,7 @@
 """From a configuration to the network, checked on the host before anything compiles."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -47,7 +49,7 @@ def build_model(config: ml_collections.ConfigDict) -> models.UNet:
     out_channels = c.in_channels * (2 if config.diffusion.learn_sigma else 1)
     if c.network:
         given = {"dtype": _DTYPES[c.dtype], "num_classes": _embedded_classes(config)}
-        options = {**c.to_dict(), **given}
+        options: dict[str, Any] = {**c.to_dict(), **given}
         return user_parts.user_network(options.pop("network"), out_channels=out_channels, **options)
     mult = tuple(c.channel_mult) or models.default_channel_mult(c.image_size)
     try:

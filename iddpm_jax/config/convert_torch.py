@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from iddpm_jax import models
 from iddpm_jax.config import defaults
@@ -180,8 +181,10 @@ def _training_values(
     asked = {*request.overrides, *flags.given}
     whole = bool(found.published) or request.config is not None
     chosen = whole or "train.ema_rate" in asked
-    values = {"train.ema_rate": training_values.ema_rates(found.values, files, chosen)}
-    if run.moments is not None:
+    values: dict[str, Any] = {
+        "train.ema_rate": training_values.ema_rates(found.values, files, chosen)
+    }
+    if run.moments is not None and files.optimizer is not None:
         values |= training_values.optimizer_options(
             found.values, run.moments, files.optimizer, asked
         )
@@ -193,5 +196,5 @@ def _learning_rate(config: ml_collections.ConfigDict) -> Callable[[int], float]:
     """The learning rate by how many updates were made; in float64 where it is constant."""
     schedule = build_learning_rate(config)
     if config.train.lr_anneal_steps:
-        return lambda count: float(schedule(count))
+        return lambda count: float(np.asarray(schedule(count)))
     return lambda count: config.train.lr

@@ -9,6 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from iddpm_jax import models
@@ -112,7 +113,7 @@ def _output(
             y=y,
             low_res=low_res,
             train=True,
-            rngs={"dropout": jax.random.wrap_key_data(np.zeros(2, np.uint32))},
+            rngs={"dropout": jax.random.wrap_key_data(jnp.zeros(2, jnp.uint32))},
         ),
         models.abstract_params(network),
         **inputs,

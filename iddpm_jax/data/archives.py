@@ -11,7 +11,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterable
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from absl import logging
 
@@ -104,10 +104,13 @@ def list_tar(path: pathlib.Path) -> Listing:
         # tarfile takes whatever is no header for the end, which is a block of zeros.
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise UsageError(f"data.dir={str(path)!r} is damaged or truncated at byte {end}")
-    members = {name: _tar_member(entries, name) for name in entries if _is_image_path(name)}
-    for name in [name for name, member in members.items() if member is None]:
-        logging.warning("%s: %r is left out: it is no whole file of the archive", path, name)
-        del members[name]
+    members = {}
+    for name in filter(_is_image_path, entries):
+        member = _tar_member(entries, name)
+        if member is None:
+            logging.warning("%s: %r is left out: it is no whole file of the archive", path, name)
+        else:
+            members[name] = member
 
     def read(name: str) -> bytes:
         member = members[name]
@@ -126,7 +129,7 @@ def _tar_entries(path: pathlib.Path) -> tuple[dict[str, tarfile.TarInfo], int]:
     """All entries by name, and where they end."""
     try:
         entries = {}
-        with path.open("rb") as file, tarfile.open(mode="r:", fileobj=_Headers(file)) as archive:
+        with path.open("rb") as file, _open_tar(file) as archive:
             position = -1
             while (member := archive.next()) is not None:
                 # A negative size would lead backwards, or to reading everything.
@@ -139,6 +142,11 @@ def _tar_entries(path: pathlib.Path) -> tuple[dict[str, tarfile.TarInfo], int]:
         raise UsageError(
             f"data.dir={str(path)!r} is a damaged tar archive: {type(error).__name__}: {error}"
         ) from error
+
+
+def _open_tar(file: BinaryIO) -> tarfile.TarFile:
+    headers = cast(BinaryIO, _Headers(file))  # It has what tarfile uses of one.
+    return tarfile.open(mode="r:", fileobj=headers)
 
 
 def _tar_member(entries: dict[str, tarfile.TarInfo], name: str) -> tarfile.TarInfo | None:

@@ -15,7 +15,7 @@ from iddpm_jax.data.images import BadImageError, decode_image
 from iddpm_jax.data.listing import list_images
 from iddpm_jax.data.options import DataOptions
 from iddpm_jax.data.reading import read_with_retries
-from iddpm_jax.data.sources import InMemorySource, fingerprint_of
+from iddpm_jax.data.sources import InMemorySource, Item, fingerprint_of
 from iddpm_jax.data.splits import is_held_out, parse_split, slice_of
 from iddpm_jax.errors import UsageError
 
@@ -139,7 +139,7 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self._names)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> Item:
         for i in range(index, index + len(self)):
             number = i % len(self)
             image = self._decode(number) if number not in self._bad else None

@@ -32,7 +32,7 @@ class ImageBatch(NamedTuple):
     valid: np.ndarray
 
     @property
-    def count(self) -> int:
+    def num_valid(self) -> int:
         """Number of rows that count."""
         return int(self.valid.sum())
 

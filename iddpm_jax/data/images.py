@@ -93,9 +93,9 @@ def _resize_and_crop(image: Image.Image, size: int, channels: int) -> np.ndarray
         logging.log_first_n(logging.WARNING, "images smaller than %d are enlarged", 1, size)
     # In the image's own mode, and converted afterwards: palettes are resized as the reference does.
     while min(image.size) >= 2 * size:
-        image = image.resize(tuple(x // 2 for x in image.size), Image.Resampling.BOX)
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
-    scaled = tuple(round(x * scale) for x in image.size)
+    scaled = round(image.width * scale), round(image.height * scale)
     _check_pixels(scaled)
     image = image.resize(scaled, Image.Resampling.BICUBIC).convert(_MODES[channels])
     pixels = np.asarray(image).reshape(scaled[1], scaled[0], channels)

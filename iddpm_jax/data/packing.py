@@ -130,7 +130,7 @@ def lsun_origin(source: pathlib.Path, size: int, channels: int) -> Origin:
     def read(number: int) -> tuple[np.ndarray, int]:
         try:
             with database.begin(buffers=True) as transaction:
-                data = transaction.get(keys[number], b"")
+                data = transaction.get(keys[number]) or b""
                 if len(data) > MAX_FILE_SIZE:
                     raise BadImageError(f"it has more than {MAX_FILE_SIZE:,} bytes")
                 data = bytes(data)
@@ -164,7 +164,7 @@ def pack(
     """
     bad = 0
     for number, item in _decoded(origin, writer.seen, threads):
-        if isinstance(item, Exception):
+        if isinstance(item, BadImageError):
             logging.warning("%s is left out: %s", origin.name(number), item)
             writer.add(None, 0)
             bad += 1
@@ -174,8 +174,10 @@ def pack(
     return writer.finish(origin.class_names), bad
 
 
-def _decoded(origin: Origin, start: int, threads: int) -> Iterator[tuple[int, object]]:
-    def read(number: int):
+def _decoded(
+    origin: Origin, start: int, threads: int
+) -> Iterator[tuple[int, tuple[np.ndarray, int] | BadImageError]]:
+    def read(number: int) -> tuple[np.ndarray, int] | BadImageError:
         try:
             return read_with_retries(lambda: origin.read(number), origin.name(number))
         except BadImageError as error:

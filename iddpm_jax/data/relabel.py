@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from iddpm_jax.data.sources import Source
+from iddpm_jax.data.sources import Item, Source
 from iddpm_jax.errors import UsageError
 
 
@@ -30,9 +30,9 @@ class Relabelled:
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> Item:
         item = self.source[index]
-        return {**item, "label": self._ids[item["label"]]}
+        return {**item, "label": self._ids[int(item["label"])]}
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         batch = self.source.batch(indices)

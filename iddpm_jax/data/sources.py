@@ -5,13 +5,15 @@ Axis letters: N images of the source, B of a batch, H W C image.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from iddpm_jax.data.splits import parse_split, slice_of
 from iddpm_jax.errors import UsageError
+
+Item = Mapping[str, np.ndarray | np.generic]
 
 
 class Source(Protocol):
@@ -24,13 +26,18 @@ class Source(Protocol):
         files; empty where the data cannot change.
     """
 
-    image_shape: tuple[int, int, int]
-    class_names: tuple[str, ...]
-    fingerprint: str
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def fingerprint(self) -> str: ...
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> Item:
         """`image` uint8 `[H, W, C]` and `label` int32 scalar."""
         ...
 
@@ -126,7 +133,7 @@ def digits_source(split: str, size: int = 8) -> InMemorySource:
         raise UsageError(f"data.split={split!r}: digits have {', '.join(_DIGITS_SPLITS)}")
     if size not in (2, 4, 8):
         raise UsageError(f"model.image_size={size}: digits are 8 x 8, and come in 4 and 2 too")
-    digits = sklearn.datasets.load_digits()
+    digits: Any = sklearn.datasets.load_digits()  # A tuple only where one is asked for.
     images = digits.images[_DIGITS_SPLITS[base]]
     images = images.reshape(-1, size, 8 // size, size, 8 // size).mean(axis=(2, 4))
     images = np.round(images * (255 / 16)).astype(np.uint8)

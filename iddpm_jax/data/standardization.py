@@ -3,6 +3,7 @@
 Axis letters: N images, H W C image.
 """
 
+import functools
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -60,9 +61,12 @@ def measure(batches: Iterable[np.ndarray]) -> Standardization:
       UsageError: a channel is the same everywhere.
     """
     # Of each channel, how often each of the 256 values occurs.
-    counts = sum(
-        np.stack([np.bincount(channel.ravel(), minlength=256) for channel in np.moveaxis(b, -1, 0)])
-        for b in batches
+    counts = functools.reduce(
+        np.add,
+        (
+            np.stack([np.bincount(x.ravel(), minlength=256) for x in np.moveaxis(b, -1, 0)])
+            for b in batches
+        ),
     )
     share = counts / counts.sum(axis=1, keepdims=True)
     values = np.arange(256) / 127.5 - 1

@@ -11,7 +11,7 @@ import numpy as np
 from iddpm_jax.data.decoding import decode_all
 from iddpm_jax.data.images import fit_array
 from iddpm_jax.data.options import DataOptions
-from iddpm_jax.data.sources import InMemorySource, Source, fingerprint_of
+from iddpm_jax.data.sources import InMemorySource, Item, Source, fingerprint_of
 from iddpm_jax.data.splits import parse_split
 from iddpm_jax.errors import UsageError
 
@@ -102,7 +102,7 @@ class TfdsSource:
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> Item:
         record = self._records[int(index)]
         size, _, channels = self.image_shape
         label = record["label"] if self.class_names else 0

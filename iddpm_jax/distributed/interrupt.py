@@ -34,7 +34,7 @@ class StopRequest:
         self.step = 0
         self._show, self._checkpoints = show, checkpoints
         self._answered = threading.Event()
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Callable | int | None] = {}
 
     def __enter__(self) -> "StopRequest":
         self._read, self._write = os.pipe()

@@ -139,7 +139,8 @@ class BoundSummary(NamedTuple):
 
 def check_part(part: Mapping[str, np.ndarray], count: int, num_timesteps: int) -> None:
     """UsageError unless `part` is that of at most `count` images of a bound."""
-    valid = len(part["total"]) if np.ndim(part.get("total")) == 1 else count + 1
+    total = part.get("total")
+    valid = len(total) if total is not None and np.ndim(total) == 1 else count + 1
     shapes = dict.fromkeys(("total", "prior", "decoder"), (valid,))
     shapes |= dict.fromkeys(_TERMS, (num_timesteps,))
     for name, shape in shapes.items():
@@ -158,7 +159,7 @@ def summarise(parts: Iterable[Mapping[str, np.ndarray]]) -> BoundSummary:
     if not count:
         raise UsageError("there was no image that can be used")
     error = float(total.std(ddof=1) / math.sqrt(count)) if count > 1 else None
-    terms = {name: sum(part[name] for part in parts) / count for name in _TERMS}
+    sums = {name: functools.reduce(np.add, [part[name] for part in parts]) for name in _TERMS}
     return BoundSummary(
         bits_per_dim=float(total.mean()),
         standard_error=error,
@@ -166,5 +167,5 @@ def summarise(parts: Iterable[Mapping[str, np.ndarray]]) -> BoundSummary:
         kl_bpd=float((total - prior - decoder).mean()),
         decoder_bpd=float(decoder.mean()),
         num_images=count,
-        terms=terms,
+        terms={name: value / count for name, value in sums.items()},
     )

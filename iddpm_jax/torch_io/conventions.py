@@ -75,7 +75,11 @@ def recorded(workdir: pathlib.Path) -> Conventions:
     if not file.exists():
         return Conventions()
     values = read_json(file, "the record of the import")
-    fields = {"attention_order": "legacy", "torch_batch_size": 0, "torch_microbatch": -1}
+    fields: dict[str, Any] = {
+        "attention_order": "legacy",
+        "torch_batch_size": 0,
+        "torch_microbatch": -1,
+    }
     if isinstance(values, dict):
         fields = {key: values.get(key, default) for key, default in fields.items()}
     order, *sizes = fields.values()

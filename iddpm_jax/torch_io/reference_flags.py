@@ -235,7 +235,7 @@ def _attention(flags: Mapping[str, Any], arch: Architecture, size: int) -> tuple
 
 def _rewritten(flags: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
     """Flags whose values we write otherwise: key and value by the flag's name."""
-    found = {}
+    found: dict[str, tuple[str, Any]] = {}
     if flags.get("use_fp16"):
         found["use_fp16"] = ("model.dtype", "float16")
     if "ema_rate" in flags:

@@ -39,21 +39,23 @@ class DeviceBatches:
     def fetch(self) -> None:
         """Gets the next batch ready, unless it is; DataError if it cannot be."""
         if self._ahead is None:
-            try:
-                batch = next(self._batches)
-            except UsageError as error:
-                raise DataError(str(error)) from error
-            except OSError as error:
-                raise DataError(f"the data cannot be read any more: {error}") from error
-            on_devices = self._put({name: batch[name] for name in self._names})
-            self._ahead = on_devices, self._batches.get_state()
+            self._ahead = self._next()
 
     def take(self) -> Batch:
-        """The next batch."""
-        self.fetch()
-        batch, self._position = self._ahead
+        """The next batch; DataError if it cannot be had."""
+        batch, self._position = self._ahead or self._next()
         self._ahead = None
         return batch
+
+    def _next(self) -> tuple[Batch, dict]:
+        try:
+            batch = next(self._batches)
+        except UsageError as error:
+            raise DataError(str(error)) from error
+        except OSError as error:
+            raise DataError(f"the data cannot be read any more: {error}") from error
+        on_devices = self._put({name: batch[name] for name in self._names})
+        return on_devices, self._batches.get_state()
 
     @property
     def position(self) -> dict:

@@ -38,12 +38,12 @@ class Progress:
         if self._bar is not None:
             text = f"{step:,}/{self._num_steps:,}{self._interval}"
             if step - self._start[0] >= _FEW:
-                text += f" | {_duration(self._seconds_left(step, now))} left"
+                text += f" | {_duration(self._seconds_left(self._start, step, now))} left"
             self._bar.set_description_str(text, refresh=False)
             self._bar.update(step - self._bar.n)
 
-    def _seconds_left(self, step: int, now: float) -> float:
-        return (self._num_steps - step) * (now - self._start[1]) / (step - self._start[0])
+    def _seconds_left(self, start: tuple[int, float], step: int, now: float) -> float:
+        return (self._num_steps - step) * (now - start[1]) / (step - start[0])
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -69,7 +69,7 @@ class Progress:
         return {
             "timing/steps_per_second": steps_per_second,
             "timing/images_per_second": steps_per_second * self._batch_size,
-            "timing/seconds_left": self._seconds_left(step, now),
+            "timing/seconds_left": self._seconds_left(self._start, step, now),
         }
 
     def report(self, step: int, values: dict[str, float], timing: dict[str, float]) -> None:

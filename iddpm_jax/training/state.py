@@ -12,8 +12,7 @@ from iddpm_jax.training.objective import Objective
 from iddpm_jax.training.optimizer import Optimizer
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """State of training; a pytree, all of which is checkpointed.
 
     Attributes:

@@ -12,8 +12,8 @@ def _load(indices):
 
 def test_image_batches_takes_every_image_exactly_once():
     batches = list(image_batches(_load, np.arange(7), 3))
-    assert [batch.count for batch in batches] == [3, 3, 1]
-    seen = np.concatenate([batch.indices[: batch.count] for batch in batches])
+    assert [batch.num_valid for batch in batches] == [3, 3, 1]
+    seen = np.concatenate([batch.indices[: batch.num_valid] for batch in batches])
     assert seen.tolist() == list(range(7))
     # The last batch is filled up to the size of all, with rows that do not count.
     assert {batch.images.shape for batch in batches} == {(3, 4, 1, 1)}
