@@ -12,10 +12,10 @@ os.environ["XLA_FLAGS"] = (
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from absl import logging as absl_logging
-from jaxtyping import install_import_hook
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".jax_cache" / "tests"
@@ -28,19 +28,21 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Before these packages are imported: every call checks the shapes and types of its annotations.
-SHAPES_CHECKED = tuple(
-    f"diffusion.{name}"
-    for name in (
-        "gaussian",
-        "likelihood",
-        "noise",
-        "respacing",
-        "schedules",
-        "step_search",
-        "tables",
-    )
+_OF_DIFFUSION = (
+    "gaussian",
+    "guidance",
+    "likelihood",
+    "noise",
+    "respacing",
+    "sample_loop",
+    "sampler_step",
+    "samplers",
+    "schedules",
+    "step_search",
+    "tables",
 )
-install_import_hook(
+SHAPES_CHECKED = ("sampling", *(f"diffusion.{module}" for module in _OF_DIFFUSION))
+jaxtyping.install_import_hook(
     [f"iddpm_jax.{module}" for module in SHAPES_CHECKED],
     # An int is a float, as it is for type checkers.
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
@@ -124,6 +126,14 @@ def uninterrupted(tmp_path_factory) -> pathlib.Path:
     assert "Total: " not in result.stdout
     assert re.search(r"step 6/6 \| loss [01]\.\d", result.stdout)
     return workdir
+
+
+@pytest.fixture
+def unchecked():
+    """Lets annotations go unchecked, where a test gives what they do not allow."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

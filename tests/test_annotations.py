@@ -13,12 +13,16 @@ from tests.conftest import SHAPES_CHECKED
 PACKAGE = pathlib.Path(dm.__file__).resolve().parent.parent
 
 
+def _is_public(name: str) -> bool:
+    return name == "__call__" or not name.startswith("_")
+
+
 def _public_functions(path: pathlib.Path):
     """The functions of a file, and the methods of its classes, whose names are public."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         inside = node.body if isinstance(node, ast.ClassDef) else [node]
         for function in inside:
-            if isinstance(function, ast.FunctionDef) and not function.name.startswith("_"):
+            if isinstance(function, ast.FunctionDef) and _is_public(function.name):
                 yield function
 
 

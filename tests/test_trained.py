@@ -63,6 +63,7 @@ def test_identity_is_of_parameters_schedule_step_and_average(model):
         assert changed_identity["model"] != identity["model"]
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -18,6 +18,6 @@ def to_float(images: Array) -> Array:
     return images.astype(np.float32) / 127.5 - 1
 
 
-def to_uint8(x: jax.Array) -> jax.Array:
+def to_uint8(x: jax.Array | np.ndarray) -> jax.Array:
     """Images in [-1, 1] to uint8, as the reference does it: scaled, clipped, cut off."""
     return jnp.clip((x + 1) * 127.5, 0, 255).astype(jnp.uint8)

@@ -38,13 +38,20 @@ class Standardization(NamedTuple):
         """Images `[…, C]` in [-1, 1] to mean 0 and variance 1."""
         if not self.changes:
             return images
-        return (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        mean, std = self._for_axes(images.ndim)
+        return (images - mean) / std
 
     def restore(self, x: jax.Array) -> jax.Array:
         """The inverse: standardised images to images in [-1, 1]."""
         if not self.changes:
             return x
-        return x * jnp.asarray(self.std) + jnp.asarray(self.mean)
+        mean, std = self._for_axes(x.ndim)
+        return x * std + mean
+
+    def _for_axes(self, count: int) -> tuple[jax.Array, jax.Array]:
+        """Mean and standard deviation, of so many axes that they broadcast without promotion."""
+        shape = (1,) * (count - 1) + (-1,)
+        return jnp.asarray(self.mean).reshape(shape), jnp.asarray(self.std).reshape(shape)
 
     def to_uint8(self, x: jax.Array) -> jax.Array:
         """Standardised images to uint8."""

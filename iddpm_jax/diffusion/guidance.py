@@ -3,22 +3,23 @@
 Axis letters: B batch, H W C image.
 """
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from iddpm_jax.diffusion.gaussian import ModelFn
+from iddpm_jax.diffusion.shapes import Images, ModelFn, Outputs, OutputsLike, PerImage
+
+Weight = Float[Array, ""] | float
 
 
 def classifier_free_guidance(
-    conditional: jax.Array, unconditional: jax.Array, weight: jax.Array | float, channels: int
-) -> jax.Array:
+    conditional: OutputsLike, unconditional: OutputsLike, weight: Weight, channels: int
+) -> Outputs:
     """ε_c + (w - 1)(ε_c - ε_u) (Ho & Salimans 2022, eq. 6 with w for 1 + w).
 
     w = 1 gives the conditional output bit for bit. A variance half is the conditional's.
 
     Args:
-      conditional, unconditional: outputs of the network, `[B, H, W, C]` or, with a variance half,
-        `[B, H, W, 2 C]`.
+      conditional, unconditional: outputs of the network, with or without a variance half.
       weight: w.
       channels: C, the first of which are guided.
     """
@@ -27,12 +28,10 @@ def classifier_free_guidance(
     return jnp.concatenate([mean, conditional[..., channels:]], axis=-1)
 
 
-def guided_model_fn(
-    conditional: ModelFn, unconditional: ModelFn, weight: jax.Array | float
-) -> ModelFn:
+def guided_model_fn(conditional: ModelFn, unconditional: ModelFn, weight: Weight) -> ModelFn:
     """One model_fn that calls two: with what is wanted, such as a label, and without."""
 
-    def model_fn(x_t: jax.Array, timestep: jax.Array) -> jax.Array:
+    def model_fn(x_t: Images, timestep: PerImage) -> Outputs:
         with_label, without = conditional(x_t, timestep), unconditional(x_t, timestep)
         return classifier_free_guidance(with_label, without, weight, x_t.shape[-1])
 

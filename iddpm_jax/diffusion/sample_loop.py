@@ -7,11 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
 
-from iddpm_jax.diffusion.gaussian import ModelFn
 from iddpm_jax.diffusion.noise import per_sample_keys, per_sample_noise
 from iddpm_jax.diffusion.sampler_step import SamplerStep, declared, needs_noise, takes
 from iddpm_jax.diffusion.samplers import ddpm_step
+from iddpm_jax.diffusion.shapes import Images, ImagesLike, Keys, KeysLike, ModelFn
 from iddpm_jax.diffusion.tables import GaussianDiffusion
 from iddpm_jax.errors import UsageError
 
@@ -19,27 +21,27 @@ from iddpm_jax.errors import UsageError
 def sample_loop(
     d: GaussianDiffusion,
     model_fn: ModelFn,
-    x_T: jax.Array,  # noqa: N803 (the papers' name)
-    key: jax.Array | None = None,
+    x_T: ImagesLike,  # noqa: N803 (the papers' name)
+    key: KeysLike | None = None,
     step: SamplerStep = ddpm_step,
     *,
-    noises: jax.Array | None = None,
-    **step_options,
-) -> jax.Array:
+    noises: Float[Array | np.ndarray, "T b *spatial c"] | None = None,
+    **step_options: Any,
+) -> Images:
     """Runs `step` from t = T-1 down to 0 as one `lax.scan`.
 
     Args:
-      model_fn: `(x_t [B, H, W, C], timestep [B] float32) -> output`.
-      x_T: standard normal, `[B, H, W, C]`.
-      key: a random key, from which sample i derives its own by folding in i; or `[B]` keys,
-        one for each sample. Either way a sample does not depend on its batch. Not needed where
+      model_fn: see `shapes.ModelFn`.
+      x_T: standard normal.
+      key: a random key, from which sample i derives its own by folding in i; or keys, one for
+        each sample. Either way a sample does not depend on its batch. Not needed where
         the step needs no noise.
       step: `ddpm_step`, `ddim_step` or any other `SamplerStep`.
-      noises: instead of a key, the noise of each step taken, `[T, B, H, W, C]`.
+      noises: instead of a key, the noise of each step taken.
       **step_options: passed on to `step`, such as `eta`.
 
     Returns:
-      x_0, `[B, H, W, C]`.
+      x_0.
 
     Raises:
       UsageError: the step needs noise and there is neither `key` nor `noises`, or both are given.
@@ -54,9 +56,9 @@ def sample_loop(
     return x_0
 
 
-def first_carry(step: SamplerStep, x_T: jax.Array) -> tuple[Any, ...]:  # noqa: N803
+def first_carry(step: SamplerStep, x_T: ImagesLike) -> tuple[Any, ...]:  # noqa: N803
     """What `sample_steps` starts with: x_T, zeros for the x_0 predicted last, and a memory."""
-    first_memory = declared(step).first_memory
+    x_T, first_memory = jnp.asarray(x_T), declared(step).first_memory  # noqa: N806
     return (x_T, jnp.zeros_like(x_T), *([first_memory(x_T)] if first_memory else []))
 
 
@@ -64,19 +66,18 @@ def sample_steps(
     d: GaussianDiffusion,
     model_fn: ModelFn,
     carry: tuple[Any, ...],
-    timesteps: jax.Array,
-    keys: jax.Array | None,
+    timesteps: Int[Array | np.ndarray, " S"],
+    keys: Keys | None,
     step: SamplerStep = ddpm_step,
-    noises: jax.Array | None = None,
+    noises: Float[Array | np.ndarray, "S b *spatial c"] | None = None,
     **step_options: Any,
 ) -> tuple[Any, ...]:
-    """A part of `sample_loop`: the given timesteps, int32 `[S]`, one after the other.
+    """A part of `sample_loop`: the given timesteps, one after the other.
 
     Args:
       carry: x_t and the x_0 predicted last, `[B, H, W, C]` each, and the memory of a step that
         has one; at the start it is that of `first_carry`.
-      keys: one for each sample, `[B]`; None where `noises` `[S, B, H, W, C]` are given, or the
-        step needs none.
+      keys: one for each sample; None where `noises` are given, or the step needs none.
 
     Returns:
       The carry after the last of them.
@@ -88,7 +89,7 @@ def sample_steps(
     def one_step(carry, inputs):
         x_t, last_xstart, *memory = carry
         t, noise = inputs
-        if draws:
+        if draws and keys is not None:
             noise = per_sample_noise(keys, t, x_t.shape[1:])
         remembered = {"last_xstart": last_xstart} if looks_back else {}
         remembered |= {"memory": memory[0]} if memory else {}

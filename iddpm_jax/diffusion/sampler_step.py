@@ -5,15 +5,14 @@ Axis letters: B batch, H W C image.
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-import jax
-
-from iddpm_jax.diffusion.gaussian import ModelFn
+from iddpm_jax.diffusion.shapes import Images, ImagesLike, ModelFn, StepsLike
 from iddpm_jax.diffusion.tables import GaussianDiffusion
 from iddpm_jax.errors import UsageError
 
 
+@runtime_checkable
 class SamplerStep(Protocol):
     """One step of a sampler: a function, or anything that is called like this."""
 
@@ -21,27 +20,26 @@ class SamplerStep(Protocol):
         self,
         d: GaussianDiffusion,
         model_fn: ModelFn,
-        x_t: jax.Array,
-        t: jax.Array,
-        noise: jax.Array | None,
+        x_t: ImagesLike,
+        t: StepsLike,
+        noise: ImagesLike | None,
         *args: Any,
         **options: Any,
-    ) -> tuple[jax.Array, ...]:
+    ) -> tuple[Any, ...]:
         """Goes from x_t to x_{t-1}.
 
         Args:
           d: the process, respaced or not; t - 1 is the step before t among those that it has.
-          model_fn: `(x_t [B, H, W, C], timestep [B] float32) -> output`. It may be called more
-            than once, at other x and t as well (`gaussian.p_mean_variance` does that).
-          x_t: `[B, H, W, C]`.
-          t: int32 `[B]`, the same for all; 0 is the last step.
-          noise: standard normal, of x_t's shape; None where `declare` says that none is used.
+          model_fn: it may be called more than once, at other x and t as well
+            (`gaussian.p_mean_variance` calls it).
+          t: the same for all; 0 is the last step.
+          noise: standard normal; None where `declare` says that none is used.
           **options: the step's own, each with a default, such as `eta`. One that is called
             `clip_denoised` says whether a predicted x_0 is clipped to [-1, 1]. A step that has
             `last_xstart` is given the x_0 that was predicted one step before (zeros at first).
 
         Returns:
-          x_{t-1} and the predicted x_0, both `[B, H, W, C]`; and, of a step that declares a
+          x_{t-1} and the predicted x_0, of x_t's shape; and, of a step that declares a
           `first_memory`, what it wants to be given as `memory` next, of the same structure.
         """
         ...
@@ -57,7 +55,7 @@ class Declared(NamedTuple):
 
     uses_noise: bool | Callable[..., bool] = True
     ranges: Mapping[str, tuple[float, float]] = {}
-    first_memory: Callable[[jax.Array], Any] | None = None
+    first_memory: Callable[[Images], Any] | None = None
 
 
 _Step = TypeVar("_Step", bound=Callable)
@@ -67,7 +65,7 @@ def declare(
     *,
     uses_noise: bool | Callable[..., bool] = True,
     ranges: Mapping[str, tuple[float, float]] | None = None,
-    first_memory: Callable[[jax.Array], Any] | None = None,
+    first_memory: Callable[[Images], Any] | None = None,
 ) -> Callable[[_Step], _Step]:
     """Says of a step what its signature does not; arguments as in `Declared`."""
 

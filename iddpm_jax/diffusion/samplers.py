@@ -7,20 +7,27 @@ and the options of each in its signature. `declare` adds what a signature cannot
 Axis letters: B batch, H W C image.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from iddpm_jax.diffusion.gaussian import (
-    ModelFn,
     extract,
     lookup,
     p_mean_variance,
     predict_eps_from_xstart,
 )
 from iddpm_jax.diffusion.sampler_step import SamplerStep, check_ranges, declare, takes
+from iddpm_jax.diffusion.shapes import (
+    DenoisedFn,
+    Images,
+    ImagesLike,
+    ModelFn,
+    PerImage,
+    StepsLike,
+)
 from iddpm_jax.diffusion.tables import GaussianDiffusion
 from iddpm_jax.errors import UsageError
 
@@ -28,23 +35,22 @@ from iddpm_jax.errors import UsageError
 def ddpm_step(
     d: GaussianDiffusion,
     model_fn: ModelFn,
-    x_t: jax.Array,
-    t: jax.Array,
-    noise: jax.Array,
+    x_t: ImagesLike,
+    t: StepsLike,
+    noise: ImagesLike,
     *,
     clip_denoised: bool = True,
-    denoised_fn: Callable[[jax.Array], jax.Array] | None = None,
-) -> tuple[jax.Array, jax.Array]:
+    denoised_fn: DenoisedFn | None = None,
+) -> tuple[Images, Images]:
     """Ancestral sampling: x_{t-1} ~ p_θ(x_{t-1} | x_t) (DDPM, algorithm 2).
 
     Args:
-      model_fn: `(x_t [B, H, W, C], timestep [B] float32) -> output`.
-      x_t: `[B, H, W, C]`.
-      t: int32 `[B]`.
-      noise: standard normal, of x_t's shape; not used at t = 0.
+      model_fn: see `shapes.ModelFn`.
+      t: from 0 to T - 1.
+      noise: standard normal; not used at t = 0.
 
     Returns:
-      x_{t-1} and the predicted x_0, both `[B, H, W, C]`.
+      x_{t-1} and the predicted x_0.
     """
     p = p_mean_variance(d, model_fn, x_t, t, clip_denoised, denoised_fn)
     std = jnp.exp(0.5 * p.log_variance)
@@ -55,21 +61,21 @@ def ddpm_step(
 def ddim_step(
     d: GaussianDiffusion,
     model_fn: ModelFn,
-    x_t: jax.Array,
-    t: jax.Array,
-    noise: jax.Array | None = None,
+    x_t: ImagesLike,
+    t: StepsLike,
+    noise: ImagesLike | None = None,
     *,
     clip_denoised: bool = True,
-    denoised_fn: Callable[[jax.Array], jax.Array] | None = None,
+    denoised_fn: DenoisedFn | None = None,
     eta: float = 0.0,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Images, Images]:
     """One step of DDIM (Song et al. 2021, eq. 12 and 16); arguments as in `ddpm_step`.
 
     `eta`, a number that is known when the step is traced, is 0 for a deterministic step, which
     makes no use of `noise`, and 1 for the variance of the DDPM posterior.
 
     Raises:
-      UsageError: eta is not in [0, 1].
+      UsageError: eta is not in [0, 1], or adds noise and there is none.
     """
     check_ranges(ddim_step, eta=eta)
     p = p_mean_variance(d, model_fn, x_t, t, clip_denoised, denoised_fn)
@@ -82,6 +88,8 @@ def ddim_step(
     mean = jnp.sqrt(alpha_bar_prev) * p.pred_xstart + along_eps * eps
     if not eta:
         return mean, p.pred_xstart
+    if noise is None:
+        raise UsageError(f"ddim_step with eta={eta} adds noise, and none was given")
     sigma = jnp.sqrt(variance)
     return mean + _not_last(t, x_t.ndim) * sigma * noise, p.pred_xstart
 
@@ -90,14 +98,14 @@ def ddim_step(
 def dpm_solver_step(
     d: GaussianDiffusion,
     model_fn: ModelFn,
-    x_t: jax.Array,
-    t: jax.Array,
-    noise: jax.Array | None = None,
+    x_t: ImagesLike,
+    t: StepsLike,
+    noise: ImagesLike | None = None,
     *,
-    last_xstart: jax.Array,
+    last_xstart: ImagesLike,
     clip_denoised: bool = True,
-    denoised_fn: Callable[[jax.Array], jax.Array] | None = None,
-) -> tuple[jax.Array, jax.Array]:
+    denoised_fn: DenoisedFn | None = None,
+) -> tuple[Images, Images]:
     """DPM-Solver++(2M): second order, data prediction (Lu et al. 2022b, algorithm 2).
 
     With α = √ᾱ, σ = √(1 - ᾱ), λ = log(α / σ) and h = λ_{t-1} - λ_t,
@@ -117,7 +125,7 @@ def dpm_solver_step(
     h_last = jnp.where(t < top, at_t - lookup(lam, jnp.minimum(t + 1, top)), jnp.inf)
     ratio = jnp.where((t > 0) & (t < top), h / (2 * h_last), 0.0)
 
-    def spread(values):
+    def spread(values: PerImage) -> Float[Array, " b *ones"]:
         return values.reshape(t.shape + (1,) * (x_t.ndim - 1))
 
     direction = p.pred_xstart + spread(ratio) * (p.pred_xstart - last_xstart)
@@ -133,13 +141,13 @@ def dpm_solver_step(
 def ddim_reverse_step(
     d: GaussianDiffusion,
     model_fn: ModelFn,
-    x_t: jax.Array,
-    t: jax.Array,
-    noise: jax.Array | None = None,
+    x_t: ImagesLike,
+    t: StepsLike,
+    noise: ImagesLike | None = None,
     *,
     clip_denoised: bool = True,
-    denoised_fn: Callable[[jax.Array], jax.Array] | None = None,
-) -> tuple[jax.Array, jax.Array]:
+    denoised_fn: DenoisedFn | None = None,
+) -> tuple[Images, Images]:
     """DDIM run backwards: x_{t+1} from x_t along the deterministic ODE (encoding).
 
     `noise` is there for the common signature and is not used.
@@ -152,9 +160,9 @@ def ddim_reverse_step(
     return x_next, p.pred_xstart
 
 
-def _not_last(t: jax.Array, ndim: int) -> jax.Array:
+def _not_last(t: StepsLike, ndim: int) -> Float[Array, " b *ones"]:
     """1 where noise is to be added, 0 at t = 0, where the mean is the result."""
-    return (t != 0).astype(jnp.float32).reshape(t.shape + (1,) * (ndim - 1))
+    return (jnp.asarray(t) != 0).astype(jnp.float32).reshape(t.shape + (1,) * (ndim - 1))
 
 
 # Every sampler by the name that `--sampler` and `TrainedModel.sample` take. `--help` reads the

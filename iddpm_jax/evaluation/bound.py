@@ -8,12 +8,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from iddpm_jax import diffusion as dm
+from iddpm_jax import models
 from iddpm_jax.data.image_batches import ImageBatch
 from iddpm_jax.distributed import to_devices
 from iddpm_jax.distributed.mesh import batch_sharding, replicated
@@ -27,7 +27,7 @@ _MAX_PARTS = 10
 
 def make_bound(
     d: dm.GaussianDiffusion,
-    model: nn.Module,
+    model: models.Network,
     params: Any,
     mesh: Mesh,
     *,
@@ -82,7 +82,7 @@ def make_bound(
 
 @functools.cache  # So that a second bound of the same network compiles nothing.
 def _compiled_terms(
-    model: nn.Module,
+    model: models.Network,
     mesh: Mesh,
     clip_denoised: bool,
     low_res: Callable[[jax.Array, jax.Array], jax.Array] | None,

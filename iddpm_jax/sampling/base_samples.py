@@ -7,6 +7,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int32, UInt8
 
 from iddpm_jax.data import DataOptions, load_source
 from iddpm_jax.errors import UsageError
@@ -17,10 +18,10 @@ _ROWS = 64  # Samples that are read at a time.
 
 
 class BaseSamples(NamedTuple):
-    """images: uint8 `[N, h, w, C]`; labels: int32 `[N]`, or None."""
+    """Images, and their labels where the file has some."""
 
-    images: np.ndarray
-    labels: np.ndarray | None
+    images: UInt8[np.ndarray, "N h w c"]
+    labels: Int32[np.ndarray, " N"] | None
 
 
 def read_npz(path: str, count: int, image_shape: tuple[int, int, int]) -> BaseSamples:

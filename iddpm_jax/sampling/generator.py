@@ -4,7 +4,7 @@ What is compiled lives in this module and not in a generator, so that a second g
 same network, sampler and shapes compiles nothing. The process, the parameters, the weight of
 guidance, seeds and labels are data.
 
-Axis letters: B batch, H W C image, h w small image.
+Axis letters: b batch, H W c image, h w small image.
 """
 
 import dataclasses
@@ -12,13 +12,14 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, Float, Float32, Int, Int32, UInt8
 
 from iddpm_jax import diffusion as dm
+from iddpm_jax import models
 from iddpm_jax.data.pixels import to_float
 from iddpm_jax.data.standardization import UNCHANGED, Standardization
 from iddpm_jax.distributed import replicate, to_devices
@@ -100,7 +101,7 @@ class Generator:
     """
 
     d: dm.GaussianDiffusion
-    model: nn.Module
+    model: models.Network
     params: Any
     image_shape: tuple[int, int, int]
     mesh: Mesh
@@ -123,7 +124,7 @@ class Generator:
         by_default = self.standardization.clip_denoised
         return by_default if self.clip_denoised is None else self.clip_denoised
 
-    def parts(self, count: int = 0) -> list[np.ndarray]:
+    def parts(self, count: int = 0) -> list[Int32[np.ndarray, " _"]]:
         """The timesteps in the order they are taken, cut into `count` parts.
 
         By default all parts are equal, so that there is one program to compile.
@@ -133,9 +134,9 @@ class Generator:
         return np.array_split(np.arange(steps - 1, -1, -1, dtype=np.int32), min(count, steps))
 
     def trajectory(
-        self, seed: int, indices: np.ndarray, inputs: Inputs, num_parts: int = 0
+        self, seed: int, indices: Int[np.ndarray, " b"], inputs: Inputs, num_parts: int = 0
     ) -> Iterator[Carry]:
-        """Draws the samples of numbers `indices`, int `[B]`; B is a multiple of the devices.
+        """Draws the samples of numbers `indices`; b is a multiple of the devices.
 
         Yields the carry, x_t and the predicted x_0 `[B, H, W, C]` first, after every one of
         `parts(num_parts)`, the samples last. What a generator of the same network, sampler and
@@ -157,15 +158,14 @@ class Generator:
             carry = self._take_steps(step, carry, keys, labels, low_res, timesteps, **self.options)
             yield carry
 
-    def encode(self, images: np.ndarray, labels: np.ndarray | None) -> jax.Array:
-        """x_T of images, by DDIM run backwards.
+    def encode(
+        self, images: UInt8[np.ndarray, "b H W c"], labels: Int[np.ndarray, " b"] | None
+    ) -> Float32[Array, "b H W c"]:
+        """x_T of images, by DDIM run backwards, on every device.
 
         Args:
-          images: uint8 `[B, H, W, C]`; B is a multiple of the devices.
-          labels: int32 `[B]`, or None.
-
-        Returns:
-          float32 `[B, H, W, C]`, on every device.
+          images: b is a multiple of the devices.
+          labels: None for an unconditional model.
         """
         x_start = self.standardization(to_float(jnp.asarray(images)))
         x_start, labels = to_devices((x_start, labels), batch_sharding(self.mesh))
@@ -177,11 +177,11 @@ class Generator:
         x_T, *_ = self._take_steps(step, carry, None, labels, None, upwards)  # noqa: N806
         return replicate(self.mesh, x_T)
 
-    def finish(self, x_0: jax.Array) -> jax.Array:
-        """Samples as uint8 images `[B, H, W, C]`, all of them on every host."""
+    def finish(self, x_0: Float[Array, "b H W c"]) -> UInt8[Array, "b H W c"]:
+        """Samples as images, all of them on every host."""
         return _finisher(self.mesh, self.standardization)(x_0)
 
-    def batches(self, num_samples: int, first: int = 0) -> list[np.ndarray]:
+    def batches(self, num_samples: int, first: int = 0) -> list[Int[np.ndarray, " b"]]:
         """Numbers from `first` to `num_samples` in batches of one size, which devices divide.
 
         The last one is filled up beyond `num_samples`, so that nothing compiles twice.
@@ -243,8 +243,8 @@ def draw_batches(
     *,
     first: int = 0,
     on_part: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[np.ndarray, np.ndarray | None, jax.Array]]:
-    """Yields (indices, labels, uint8 images) batch by batch, the last one cut to size.
+) -> Iterator[tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"] | None, UInt8[Array, "b H W c"]]]:
+    """Yields (indices, labels, images) batch by batch, the last one cut to size.
 
     Args:
       first: number of the sample to begin with.
@@ -260,7 +260,9 @@ def draw_batches(
         yield kept, labels, images[: len(kept)]
 
 
-def draw_all(generator: Generator, num_samples: int, seed: int, inputs: Inputs) -> np.ndarray:
-    """All samples at once, uint8 `[num_samples, H, W, C]`."""
+def draw_all(
+    generator: Generator, num_samples: int, seed: int, inputs: Inputs
+) -> UInt8[np.ndarray, "num_samples H W c"]:
+    """All samples at once."""
     batches = draw_batches(generator, num_samples, seed, inputs)
     return np.concatenate([jax.device_get(images) for _, _, images in batches])

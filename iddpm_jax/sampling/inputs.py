@@ -2,7 +2,7 @@
 
 A sample's number decides what it gets, so that it does not depend on the batch it is drawn in.
 
-Axis letters: B batch, N rows that were given, H W C image, h w small image.
+Axis letters: b batch, N rows that were given, H W c image, h w small image.
 """
 
 import dataclasses
@@ -10,18 +10,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32, Int, Shaped, UInt8
 
 from iddpm_jax import diffusion as dm
 from iddpm_jax import models
 from iddpm_jax.data.pixels import to_float
 from iddpm_jax.errors import UsageError
 
-# Numbers of samples, int `[B]`, to a row for each of them; or None, where there is no such input.
-Rule = Callable[[np.ndarray], np.ndarray | None]
+Labels = Sequence[int] | Int[np.ndarray, " N"]
+
+# Numbers of samples to a row for each of them; or None, where there is no such input.
+Rule = Callable[[Int[np.ndarray, " b"]], Shaped[np.ndarray, " b *row"] | None]
 
 
-def in_turn(rows: np.ndarray | None) -> Rule:
-    """The rule that takes rows `[N]` one after the other, and begins again; None gives none."""
+def in_turn(rows: Shaped[np.ndarray, " N *row"] | None) -> Rule:
+    """The rule that takes rows one after the other, and begins again; None gives none."""
     return lambda indices: None if rows is None else rows[indices % len(rows)]
 
 
@@ -33,9 +36,9 @@ class Inputs:
     """The inputs of a generator, each a rule that goes by a sample's number.
 
     Attributes:
-      labels: int32 `[B]`, of a class-conditional model.
-      low_res: float32 `[B, h, w, C]`, the input of a super-resolution model.
-      x_T: float32 `[B, H, W, C]`, where it is not to be the samples' own noise.
+      labels: int32 `[b]`, of a class-conditional model.
+      low_res: float32 `[b, h, w, c]`, the input of a super-resolution model.
+      x_T: float32 `[b, H, W, c]`, where it is not to be the samples' own noise.
     """
 
     labels: Rule = _NOTHING
@@ -43,7 +46,7 @@ class Inputs:
     x_T: Rule = _NOTHING  # noqa: N815
 
 
-def label_rule(labels: Sequence[int] | None, num_classes: int) -> Rule:
+def label_rule(labels: Labels | None, num_classes: int) -> Rule:
     """The given labels in turn, or all classes; UsageError if there are no such classes.
 
     `num_classes` is 0 for an unconditional model, which has no labels.
@@ -70,16 +73,13 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def low_res_rule(low_res: models.LowRes, images: np.ndarray, seed: int) -> Rule:
-    """Small images as the network takes them, float32 `[B, h, w, C]`; beyond the last, the last.
+def low_res_rule(low_res: models.LowRes, images: UInt8[np.ndarray, "N h w c"], seed: int) -> Rule:
+    """Small images as the network takes them; beyond the last, the last.
 
     An image's noise, where the model was trained with some, depends on seed and number alone.
-
-    Args:
-      images: uint8 `[N, h, w, C]`.
     """
 
-    def low_res_of(indices: np.ndarray) -> np.ndarray:
+    def low_res_of(indices: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b h w c"]:
         small = to_float(images[np.minimum(indices, len(images) - 1)])
         keys = dm.stream_keys(seed, dm.Stream.SECOND_STAGE_LOW_RES, indices)
         return np.asarray(low_res.augment(small, keys))
@@ -87,7 +87,9 @@ def low_res_rule(low_res: models.LowRes, images: np.ndarray, seed: int) -> Rule:
     return low_res_of
 
 
-def check_low_res(low_res: models.LowRes | None, images: np.ndarray, channels: int) -> None:
+def check_low_res(
+    low_res: models.LowRes | None, images: Shaped[np.ndarray, "..."], channels: int
+) -> None:
     """UsageError unless the images can be given to a super-resolution model."""
     if low_res is None:
         raise UsageError("the model draws images from noise alone; it takes no images")

@@ -1,6 +1,6 @@
 """The pictures that the sample command draws beside its grid.
 
-Axis letters: B images, K moments, H W C image.
+Axis letters: b images, K moments, H W C image.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jaxtyping import Float64, Int32, UInt8
 
 from iddpm_jax import distributed
 from iddpm_jax.data.image_batches import one_of_each_class
@@ -21,6 +22,7 @@ from iddpm_jax.files.paths import local_path
 from iddpm_jax.files.pictures import class_grid, make_grid, save_gif, save_png
 from iddpm_jax.sampling import trajectories
 from iddpm_jax.sampling.generator import Generator
+from iddpm_jax.sampling.inputs import Labels
 from iddpm_jax.sampling.trained_model import TrainedModel
 
 _STRIP_ROWS = 6  # Images of a strip.
@@ -35,12 +37,12 @@ class PictureOptions:
 
     model: TrainedModel
     generator: Generator
-    labels: Sequence[int] | None
+    labels: Labels | None
     seed: int
     out: pathlib.Path
 
-    def labels_of(self, count: int) -> np.ndarray | None:
-        """Labels of the first samples, int32 `[count]`, or None."""
+    def labels_of(self, count: int) -> Int32[np.ndarray, " count"] | None:
+        """Labels of the first samples, if they have some."""
         return self.model.label_rule(self.labels)(np.arange(count))
 
     def names_of(self, count: int) -> list[str]:
@@ -118,8 +120,8 @@ def write_interpolation(options: PictureOptions, seeds: tuple[int, int]) -> path
     return _save(options.out / "interpolation.png", images, _FRAMES, names)
 
 
-def read_images(options: PictureOptions, paths: Sequence[str]) -> np.ndarray:
-    """The images to invert, uint8 `[B, H, W, C]`; UsageError as from `read_exact`."""
+def read_images(options: PictureOptions, paths: Sequence[str]) -> UInt8[np.ndarray, "b H W c"]:
+    """The images to invert; UsageError as from `read_exact`."""
     if jax.process_count() > 1:
         raise UsageError("--invert is for one process, not for several")
     if options.model.num_classes and options.labels is None:
@@ -134,7 +136,9 @@ def read_images(options: PictureOptions, paths: Sequence[str]) -> np.ndarray:
 
 
 @explain_out_of_memory(SMALLER_BATCHES)
-def write_inversion(options: PictureOptions, images: np.ndarray) -> np.ndarray:
+def write_inversion(
+    options: PictureOptions, images: UInt8[np.ndarray, "b H W c"]
+) -> Float64[np.ndarray, " b"]:
     """Encodes and decodes images; returns the root mean square error of each, in levels."""
     labels = options.labels_of(len(images))
     noise, back = trajectories.invert(options.generator, images, labels)

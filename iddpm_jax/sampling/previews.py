@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int, Int32, UInt8
 
 from iddpm_jax import diffusion as dm
 from iddpm_jax import models
@@ -18,21 +19,21 @@ from iddpm_jax.sampling.generator import Generator, draw_all
 from iddpm_jax.sampling.inputs import Inputs, in_turn
 from iddpm_jax.sampling.super_resolution import comparison_grid
 
-# From the parameters to a picture, uint8 `[height, width, 3]`.
-Preview = Callable[[Any], np.ndarray]
+# From the parameters to a picture.
+Preview = Callable[[Any], UInt8[np.ndarray, "height width 3"]]
 
 
 class Layout(NamedTuple):
     """How a grid of samples is laid out.
 
     count: N.
-    labels: int32 `[N]`, or None.
+    labels: None for an unconditional model.
     columns: images in a row.
     names: of the rows, or empty.
     """
 
     count: int
-    labels: np.ndarray | None
+    labels: Int32[np.ndarray, " N"] | None
     columns: int
     names: tuple[str, ...]
 
@@ -64,7 +65,7 @@ def class_preview(generator: Generator, layout: Layout, seed: int) -> Preview:
     """Draws samples, always from the same noise, so that pictures of two moments compare."""
     inputs = Inputs(labels=in_turn(layout.labels))
 
-    def draw(params: Any) -> np.ndarray:
+    def draw(params: Any) -> UInt8[np.ndarray, "height width 3"]:
         trained = dataclasses.replace(generator, params=params)
         images = draw_all(trained, layout.count, seed, inputs)
         return make_grid(images, layout.columns, layout.names)
@@ -75,20 +76,19 @@ def class_preview(generator: Generator, layout: Layout, seed: int) -> Preview:
 def super_resolution_preview(
     generator: Generator,
     low_res: models.LowRes,
-    originals: np.ndarray,
-    labels: np.ndarray | None,
+    originals: UInt8[np.ndarray, "N H W c"],
+    labels: Int[np.ndarray, " N"] | None,
     seed: int,
 ) -> Preview:
     """Draws what a super-resolution model makes of images of the data, always the same.
 
     Args:
       low_res: what makes the network's input of them.
-      originals: uint8 `[N, H, W, C]`.
-      labels: int32 `[N]`, or None.
+      labels: None for an unconditional model.
     """
     count = len(originals)
 
-    def draw(params: Any) -> np.ndarray:
+    def draw(params: Any) -> UInt8[np.ndarray, "height width 3"]:
         keys = dm.stream_keys(seed, dm.Stream.PREVIEW_LOW_RES, np.arange(count))
         small = np.asarray(low_res(to_float(originals), keys))
         inputs = Inputs(labels=in_turn(labels), low_res=in_turn(small))

@@ -8,12 +8,15 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import UInt8
 
 from iddpm_jax.files.pictures import make_grid
 
 
-def bilinear(low_res: np.ndarray, size: int) -> np.ndarray:
-    """Up-samples uint8 `[N, h, w, C]` to `[N, size, size, C]`, half-pixel centres."""
+def bilinear(
+    low_res: UInt8[np.ndarray, "N h w c"], size: int
+) -> UInt8[np.ndarray, "N {size} {size} c"]:
+    """Up-samples images, half-pixel centres."""
     shape = (len(low_res), size, size, low_res.shape[-1])
     return (
         np.asarray(jax.image.resize(jnp.asarray(low_res, jnp.float32), shape, "bilinear"))
@@ -23,16 +26,13 @@ def bilinear(low_res: np.ndarray, size: int) -> np.ndarray:
 
 
 def comparison_grid(
-    low_res: np.ndarray, results: np.ndarray, originals: np.ndarray | None = None
-) -> np.ndarray:
+    low_res: UInt8[np.ndarray, "N h w c"],
+    results: UInt8[np.ndarray, "N H W c"],
+    originals: UInt8[np.ndarray, "N H W c"] | None = None,
+) -> UInt8[np.ndarray, "height width 3"]:
     """Low resolution, bilinear, result and, if there is one, the original, side by side.
 
-    Args:
-      low_res: uint8 `[N, h, w, C]`.
-      results, originals: uint8 `[N, H, W, C]`.
-
-    Returns:
-      uint8 `[height, width, 3]`, several such groups in a row.
+    There are several such groups in a row.
     """
     size = results.shape[1]
     nearest = (np.arange(size) * low_res.shape[1]) // size

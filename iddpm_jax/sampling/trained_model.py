@@ -2,11 +2,12 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float64, Shaped, UInt8
 
 from iddpm_jax import diffusion as dm
 from iddpm_jax import models
@@ -17,7 +18,7 @@ from iddpm_jax.errors import UsageError
 from iddpm_jax.files.output_directory import digest_of
 from iddpm_jax.sampling import inputs
 from iddpm_jax.sampling.generator import Generator, draw_all
-from iddpm_jax.sampling.inputs import Inputs, Rule
+from iddpm_jax.sampling.inputs import Inputs, Labels, Rule
 
 
 # Two are the same if they are one object: arrays cannot be compared in a word, nor hashed.
@@ -35,15 +36,15 @@ class TrainedModel:
       class_names: names of the classes.
       step: training steps taken.
       ema: the decay of the average that the parameters are, or "none".
-      betas: the schedule, float64 `[T]`; None for a process in continuous time.
+      betas: the schedule; None for a process in continuous time.
       standardization: of the images that it was trained on.
       build_diffusion: respacing ("" for every timestep) to the process.
       open_source: split ("" for the training one) to the data that it was trained on; takes
         `data_dir` where they have moved, and `test_percent` for another test split of a folder.
     """
 
-    model: models.UNet
-    fast_model: models.UNet
+    model: models.Network
+    fast_model: models.Network
     params: Any
     image_shape: tuple[int, int, int]
     low_res: models.LowRes | None
@@ -52,7 +53,7 @@ class TrainedModel:
     class_names: tuple[str, ...]
     step: int
     ema: str
-    betas: np.ndarray | None
+    betas: Float64[np.ndarray, " T"] | None
     standardization: Standardization
     build_diffusion: Callable[[str], dm.GaussianDiffusion]
     open_source: Callable[..., Source]
@@ -163,14 +164,14 @@ class TrainedModel:
         self,
         num: int,
         *,
-        labels: Sequence[int] | None = None,
+        labels: Labels | None = None,
         sampler: str | None = None,
         respacing: str = "",
         eta: float = 0.0,
         guidance: float = 1.0,
         seed: int = 0,
         batch_size: int = 64,
-    ) -> np.ndarray:
+    ) -> UInt8[np.ndarray, "num H W c"]:
         """Draws images; number i depends on the seed and i alone.
 
         Args:
@@ -184,9 +185,6 @@ class TrainedModel:
           seed: of everything random.
           batch_size: images drawn at a time; changes nothing but speed and memory.
 
-        Returns:
-          uint8 `[num, H, W, C]`.
-
         Raises:
           UsageError: the model cannot do what is asked.
         """
@@ -198,24 +196,21 @@ class TrainedModel:
 
     def super_resolve(
         self,
-        images: np.ndarray,
+        images: UInt8[np.ndarray, "N h w c"],
         *,
-        labels: Sequence[int] | None = None,
+        labels: Labels | None = None,
         sampler: str | None = None,
         respacing: str = "",
         eta: float = 0.0,
         guidance: float = 1.0,
         seed: int = 0,
         batch_size: int = 64,
-    ) -> np.ndarray:
+    ) -> UInt8[np.ndarray, "N H W c"]:
         """Draws a large version of each image; the options are those of `sample`.
 
         Args:
-          images: uint8 `[N, h, w, C]`, of the size that the model takes.
+          images: of the size that the model takes.
           labels: their classes, for a class-conditional model; taken in turn.
-
-        Returns:
-          uint8 `[N, H, W, C]`.
 
         Raises:
           UsageError: the images or labels do not fit the model.
@@ -227,15 +222,16 @@ class TrainedModel:
         generator = self.generator(sampler, respacing, eta, guidance, batch_size=batch_size)
         return draw_all(generator, len(images), seed, given)
 
-    def label_rule(self, labels: Sequence[int] | None) -> Rule:
+    def label_rule(self, labels: Labels | None) -> Rule:
         """Sample numbers to labels: the given ones, or all classes, in turn."""
         return inputs.label_rule(labels, self.num_classes)
 
-    def low_res_rule(self, images: np.ndarray, seed: int) -> Rule:
-        """Sample numbers to the network's input, made of small images uint8 `[N, h, w, C]`."""
+    def low_res_rule(self, images: UInt8[np.ndarray, "N h w c"], seed: int) -> Rule:
+        """Sample numbers to the network's input, made of small images."""
+        assert self.low_res is not None, "check_low_res comes first"
         return inputs.low_res_rule(self.low_res, images, seed)
 
-    def check_low_res(self, images: np.ndarray, labels: Sequence[int] | None) -> None:
+    def check_low_res(self, images: Shaped[np.ndarray, "..."], labels: Labels | None) -> None:
         """UsageError unless images and labels can be given to a super-resolution model."""
         inputs.check_low_res(self.low_res, images, self.image_shape[-1])
         if self.num_classes and labels is None:

@@ -1,6 +1,6 @@
 """What happens between noise and image: strips, films, encodings and interpolations.
 
-Axis letters: B images, K moments, H W C image.
+Axis letters: b images, K moments, H W c image.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32, Int, Int32, UInt8
 
 from iddpm_jax import diffusion as dm
 from iddpm_jax.data.pixels import to_float
@@ -21,22 +22,19 @@ from iddpm_jax.sampling.inputs import Inputs, in_turn
 def reverse_process(
     generator: Generator,
     moments: int,
-    labels: np.ndarray | None,
+    labels: Int[np.ndarray, " b"] | None,
     count: int,
     *,
     seed: int,
     on_part: Callable[[float], object] = lambda share: None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[UInt8[np.ndarray, "K b H W c"], UInt8[np.ndarray, "K b H W c"]]:
     """x_t and the predicted x_0 of the first samples, at moments evenly spread over the steps.
 
     Args:
       moments: K, at most the number of steps; the last one is the sample itself.
-      labels: int32 `[B]`, or None.
-      count: B.
+      labels: None for an unconditional model.
+      count: b.
       on_part: called at every moment of every batch with its share of the whole.
-
-    Returns:
-      Two arrays, uint8 `[K, B, H, W, C]`.
     """
     inputs = Inputs(labels=in_turn(labels))
     shown, batches = [], generator.batches(count)
@@ -52,19 +50,18 @@ def reverse_process(
 
 def forward_process(
     d: dm.GaussianDiffusion,
-    images: np.ndarray,
+    images: UInt8[np.ndarray, "b H W c"],
     moments: int,
     seed: int,
     standardization: Standardization = UNCHANGED,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[UInt8[np.ndarray, "K b H W c"], Int32[np.ndarray, " K"]]:
     """Real images on their way to noise.
 
     Args:
-      images: uint8 `[B, H, W, C]`.
       moments: K; the first is the image itself.
 
     Returns:
-      x_t, uint8 `[K, B, H, W, C]`, and the timesteps, int `[K]`.
+      x_t and the timesteps.
     """
     x_start = standardization(to_float(jnp.asarray(images)))
     noise = jax.random.normal(dm.stream(seed, dm.Stream.FORWARD_PROCESS), x_start.shape)
@@ -74,30 +71,33 @@ def forward_process(
 
 
 def invert(
-    generator: Generator, images: np.ndarray, labels: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
+    generator: Generator, images: UInt8[np.ndarray, "b H W c"], labels: Int[np.ndarray, " b"] | None
+) -> tuple[Float32[np.ndarray, "b H W c"], UInt8[np.ndarray, "b H W c"]]:
     """DDIM inversion: encodes images into noise, and decodes that noise again.
 
     Args:
       generator: its sampler does not matter: both ways are DDIM with η = 0.
-      images: uint8 `[B, H, W, C]`.
-      labels: int32 `[B]`, or None.
+      labels: None for an unconditional model.
 
     Returns:
-      The noise x_T, float32 `[B, H, W, C]`, and the reconstruction, uint8 of the same shape.
+      The noise x_T and the reconstruction.
     """
     generator = dataclasses.replace(generator, sampler="ddim", options={})
-    count, label_of, image_of = len(images), in_turn(labels), in_turn(images)
+    count, label_of = len(images), in_turn(labels)
     encoded = [
-        np.asarray(generator.encode(image_of(indices), label_of(indices)))
+        np.asarray(generator.encode(images[indices % count], label_of(indices)))
         for indices in generator.batches(count)
     ]
     noise = np.concatenate(encoded)[:count]
     return noise, draw_all(generator, count, 0, Inputs(labels=label_of, x_T=in_turn(noise)))
 
 
-def slerp(a: jax.Array, b: jax.Array, weights: Sequence[float]) -> jax.Array:
-    """Spherical interpolation from a (weight 0) to b (weight 1), `[…]` to `[K, …]`.
+def slerp(
+    a: Float[Array, "*shape"],
+    b: Float[Array, "*shape"],
+    weights: Sequence[float] | Float[np.ndarray, " K"],
+) -> Float[Array, " _ *shape"]:
+    """Spherical interpolation from a (weight 0) to b (weight 1), one for each weight.
 
     Unlike on a straight line, what lies between two draws of Gaussian noise is as long as
     they are (DDIM, Song et al. 2021, appendix D.5).
@@ -124,24 +124,22 @@ def check_deterministic(generator: Generator) -> None:
 
 
 def interpolate(
-    generator: Generator, seeds: tuple[int, int], frames: int, labels: np.ndarray | None
-) -> np.ndarray:
+    generator: Generator, seeds: tuple[int, int], frames: int, labels: Int[np.ndarray, " R"] | None
+) -> UInt8[np.ndarray, "rows K H W c"]:
     """Images from one seed's noise to the other's, for each label.
 
     Args:
       generator: with a sampler that adds no noise: what it starts from then says all.
-      labels: int32 `[R]`, one row each; None for an unconditional model, R = 1.
-
-    Returns:
-      uint8 `[R, frames, H, W, C]`.
+      frames: K.
+      labels: one row each; None for an unconditional model, which has one row.
 
     Raises:
       UsageError: the sampler adds noise on its way.
     """
     check_deterministic(generator)
     first = [dm.stream_keys(seed, generator.x_T_stream, np.arange(1)) for seed in seeds]
-    ends = [dm.initial_noise(keys, generator.image_shape)[0] for keys in first]
-    path = np.asarray(slerp(*ends, np.linspace(0, 1, frames)))
+    start, end = (dm.initial_noise(keys, generator.image_shape)[0] for keys in first)
+    path = np.asarray(slerp(start, end, np.linspace(0, 1, frames)))
     rows = 1 if labels is None else len(labels)
     row_labels = None if labels is None else labels.repeat(frames)
     inputs = Inputs(labels=in_turn(row_labels), x_T=in_turn(path))

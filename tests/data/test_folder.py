@@ -210,7 +210,7 @@ def test_evaluation_counts_no_image_that_stands_in_for_another(folder):
     (folder / "dir0" / "a_00.png").write_bytes(b"no image")
     source = load_source(_options(folder, cache_mb=0))
     batches = list(image_batches(source.batch, np.arange(12), 5))
-    assert sum(batch.count for batch in batches) == 11
+    assert sum(batch.num_valid for batch in batches) == 11
     assert not batches[0].valid[0]
 
 

@@ -133,12 +133,18 @@ def test_ddim_reverse_step_is_undone_by_ddim_step():
         np.testing.assert_allclose(down, x, atol=2e-4)
 
 
+def test_ddim_step_refuses_to_add_noise_that_is_not_there():
+    d, x = _make(), jnp.zeros((1, *SHAPE))
+    with pytest.raises(ValueError, match=r"eta=1\.0 adds noise, and none was given"):
+        diffusion.ddim_step(d, _model_fn, x, jnp.ones(1, jnp.int32), eta=1.0)
+
+
 def test_sample_loop_refuses_both_or_neither_of_key_and_noises():
     d, x_T = _make(), jnp.zeros((1, *SHAPE))
     with pytest.raises(ValueError, match="a key or the noises"):
         diffusion.sample_loop(d, _model_fn, x_T)
     with pytest.raises(ValueError, match="a key or the noises"):
-        diffusion.bpd_loop(d, _model_fn, x_T, jax.random.key(0), noises=x_T)
+        diffusion.bpd_loop(d, _model_fn, x_T, jax.random.key(0), noises=x_T[None])
 
 
 def test_per_sample_keys_refuses_another_number_of_keys():

@@ -115,6 +115,7 @@ def test_generator_compiles_once_for_labels_guidance_seed_and_number():
     assert len(counts) == traces <= 4
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("steps", "count"),
     [

@@ -63,9 +63,11 @@ def test_class_preview_draws_the_same_on_one_and_eight_devices():
 class _Flat:
     """A network, quickly compiled, whose x_0 is as bright as its label says."""
 
+    num_classes = 2
+
     @staticmethod
     def apply(variables, x, timesteps, y, low_res):
-        x_0 = x * 0 + 0.1 * variables["params"] * (1.0 + y).reshape(-1, 1, 1, 1)
+        x_0 = x * 0 + 0.1 * variables["params"] * (1.0 + y.astype(x.dtype)).reshape(-1, 1, 1, 1)
         return jnp.concatenate([x_0, x], axis=-1)
 
 
@@ -97,6 +99,8 @@ def test_class_preview_is_guided_where_there_is_a_null_label():
 
 class Enlarging:
     """A network, quickly compiled, whose x_0 is the low-resolution image made larger."""
+
+    num_classes = None
 
     @staticmethod
     def apply(variables, x, timesteps, y, low_res):

@@ -121,6 +121,7 @@ def test_draw_says_that_the_disk_is_full(model, tmp_path, monkeypatch):
     _draw(drawing)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_drawing_says_what_helps_when_memory_runs_out(monkeypatch):
     def none_is_left(*args, **options):
         raise MemoryError("Unable to allocate 9.00 GiB")

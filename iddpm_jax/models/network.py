@@ -1,0 +1,29 @@
+"""What a network has to be, whoever wrote it."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+
+
+@runtime_checkable
+class Network(Protocol):
+    """Something that is applied as a Flax module is; to draw with it takes no more."""
+
+    @property
+    def num_classes(self) -> int | None:
+        """Classes that the labels are of; None for an unconditional network."""
+        ...
+
+    def apply(self, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Computes the output of the network, `variables` being `{"params": …}`."""
+        ...
+
+
+@runtime_checkable
+class TrainableNetwork(Network, Protocol):
+    """A network that makes its parameters; docs/extending.md says what training asks of it."""
+
+    def init_params(self, key: jax.Array) -> dict[str, Any]:
+        """New parameters, a tree of dicts."""
+        ...
