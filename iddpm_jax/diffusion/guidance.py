@@ -4,16 +4,20 @@ Axis letters: B batch, H W C image.
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from iddpm_jax.diffusion.shapes import Images, ModelFn, Outputs, OutputsLike, PerImage
+from iddpm_jax.diffusion.shapes import Images, ModelFn, Outputs, PerImage
 
 Weight = Float[Array, ""] | float
 
 
 def classifier_free_guidance(
-    conditional: OutputsLike, unconditional: OutputsLike, weight: Weight, channels: int
-) -> Outputs:
+    conditional: Float[Array | np.ndarray, "*batch outputs"],
+    unconditional: Float[Array | np.ndarray, "*batch outputs"],
+    weight: Weight,
+    channels: int,
+) -> Float[Array, "*batch outputs"]:
     """ε_c + (w - 1)(ε_c - ε_u) (Ho & Salimans 2022, eq. 6 with w for 1 + w).
 
     w = 1 gives the conditional output bit for bit. A variance half is the conditional's.

@@ -143,8 +143,9 @@ def test_sample_loop_refuses_both_or_neither_of_key_and_noises():
     d, x_T = _make(), jnp.zeros((1, *SHAPE))
     with pytest.raises(ValueError, match="a key or the noises"):
         diffusion.sample_loop(d, _model_fn, x_T)
+    noises = jnp.zeros((d.num_timesteps, *x_T.shape))
     with pytest.raises(ValueError, match="a key or the noises"):
-        diffusion.bpd_loop(d, _model_fn, x_T, jax.random.key(0), noises=x_T[None])
+        diffusion.bpd_loop(d, _model_fn, x_T, jax.random.key(0), noises=noises)
 
 
 def test_per_sample_keys_refuses_another_number_of_keys():

@@ -95,9 +95,10 @@ def test_generator_compiles_once_for_labels_guidance_seed_and_number():
 
     def model_apply(variables, x, timesteps, y, low_res):
         counts.append(1)  # Runs when traced only.
-        return jnp.concatenate([x, x], axis=-1) * (1 + y).reshape(-1, 1, 1, 1)
+        return jnp.concatenate([x, x], axis=-1) * (1 + y).reshape(-1, 1, 1, 1).astype(x.dtype)
 
     class Network:
+        num_classes = CLASSES
         apply = staticmethod(model_apply)
 
     base = dataclasses.replace(_generator("ddim"), model=Network(), params={}, null_label=CLASSES)
