@@ -93,7 +93,7 @@ def _measure_missing(
     with progress_bar(steps, 0, "timesteps") as bar:
         for start, count, batch in images.batches(done):
             costs = measure(batch, bar.update)._asdict()
-            shards.write(start, count, {**costs, "count": np.float64(batch.count)})
+            shards.write(start, count, {**costs, "count": np.float64(batch.num_valid)})
 
 
 def _report(path: pathlib.Path, table: RespacingTable, num_timesteps: int) -> str:
