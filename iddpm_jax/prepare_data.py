@@ -31,15 +31,15 @@ def main() -> None:
 
 
 def _pack(kind: str) -> None:
-    flags.refuse_for(kind)
+    source, out = flags.source_and_out(kind)
     from iddpm_jax.data.packing import pack
     from iddpm_jax.data.prepare import begin_packing
     from iddpm_jax.distributed.progress_bar import progress_bar
 
-    folder = pathlib.Path(flags.OUT.value) / flags.SPLIT.value
+    folder = pathlib.Path(out) / flags.SPLIT.value
     origin, writer = begin_packing(
         kind,
-        pathlib.Path(flags.SOURCE.value),
+        pathlib.Path(source),
         folder,
         image_size=flags.SIZE.value,
         channels=flags.CHANNELS.value,
@@ -51,7 +51,7 @@ def _pack(kind: str) -> None:
     with progress_bar(origin.count, writer.seen, "images") as bar:
         kept, bad = pack(origin, writer, flags.THREADS.value, bar.update)
     print(f"{kept:,} images in {folder}" + (f"; {bad:,} were left out" if bad else ""))
-    print(f'use it: --config.data.name=packed --config.data.dir="{flags.OUT.value}"')
+    print(f'use it: --config.data.name=packed --config.data.dir="{out}"')
 
 
 run = command(main, argument="DATASET", continues=True)

@@ -26,16 +26,14 @@ def main() -> None:
     )
     options, count = sampling_flags.sampling_options(), flags.NUM.value
     peer_timeout = launch.peer_timeout()
-    if flags.SAMPLES.value:
-        path = flags.SAMPLES.value
+    if path := flags.SAMPLES.value:
         enlarge.enlarge_samples(model, options, path, count, peer_timeout=peer_timeout)
-    elif flags.IMAGES.value:
-        path = flags.IMAGES.value
+    elif path := flags.IMAGES.value:
         enlarge.enlarge_folder(model, options, path, count, peer_timeout=peer_timeout)
-    else:
+    elif workdir := flags.BASE.value:
         base = enlarge.Base(
-            trained.load(**arguments | {"workdir": flags.BASE.value, "ema": flags.BASE_EMA.value}),
-            flags.BASE.value,
+            trained.load(**arguments | {"workdir": workdir, "ema": flags.BASE_EMA.value}),
+            workdir,
             flags.BASE_SAMPLER.value,
             flags.BASE_RESPACING.value,
             flags.BASE_GUIDANCE.value,

@@ -43,7 +43,7 @@ def main() -> None:
         follow_image_size(config, config_flag.recipe_value("model.image_size"))
     directory = local_path(_WORKDIR.value, "--workdir").absolute()
     distributed.on_first(lambda: refuse_unwritable(directory))  # Before the data are opened.
-    run = build_training(config, known_labels(str(directory)))
+    run = build_training(config, known_labels(directory))
     with locked_workdir(directory, run.identity):
         compilation_cache.enable(directory.parent)
         loop.train(run, directory, launch.peer_timeout(), parameter_table=_TABLE.value)

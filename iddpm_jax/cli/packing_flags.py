@@ -24,13 +24,15 @@ EXIF = flags.DEFINE_bool("exif", True, "Turn images as their EXIF orientation sa
 THREADS = flags.DEFINE_integer("threads", os.cpu_count() or 1, "Decoding threads.", lower_bound=1)
 
 
-def refuse_for(kind: str) -> None:
-    """UsageError where the flags do not say what such a data set needs."""
-    if not SOURCE.value or not OUT.value:
+def source_and_out(kind: str) -> tuple[str, str]:
+    """What to pack and where to; UsageError where the flags are not what such a data set needs."""
+    source, out = SOURCE.value, OUT.value
+    if not source or not out:
         raise UsageError(f"{kind} needs --source, what to pack, and --out, where to")
-    if not pathlib.Path(SOURCE.value).exists():
-        raise UsageError(f"--source={SOURCE.value} does not exist")
+    if not pathlib.Path(source).exists():
+        raise UsageError(f"--source={source} does not exist")
     if not re.fullmatch(r"\w+", SPLIT.value):
         raise UsageError(f"--split={SPLIT.value!r} must be of letters, digits and underscores")
     if kind == "imagenet_npz" and CHANNELS.value != 3:
         raise UsageError(f"--channels={CHANNELS.value}: down-sampled ImageNet is RGB, 3 channels")
+    return source, out

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+from typing import cast
 
 import iddpm_jax
 
@@ -12,5 +13,6 @@ def sampler_names() -> list[str]:
     for statement in ast.parse(path.read_text(encoding="utf-8")).body:
         match statement:
             case ast.AnnAssign(target=ast.Name("SAMPLERS"), value=ast.Dict(keys)):
-                return [ast.literal_eval(key) for key in keys]
+                # A key is None only for `**another_table`.
+                return [ast.literal_eval(key) for key in cast(list[ast.expr], keys)]
     raise AssertionError(f"{path} has no table SAMPLERS")

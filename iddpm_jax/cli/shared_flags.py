@@ -8,6 +8,8 @@ A program may import several commands. They may then define a flag one after the
 one's text and default hold.
 """
 
+from typing import overload
+
 from absl import flags
 
 from iddpm_jax.cli.path_flag import define_path, define_required_path
@@ -52,6 +54,10 @@ def force() -> flags.FlagHolder[bool]:
     return flags.DEFINE_bool("force", False, text, allow_override=True)
 
 
+@overload
+def clip_denoised(default: bool, text: str) -> flags.FlagHolder[bool]: ...
+@overload
+def clip_denoised(default: None, text: str) -> flags.FlagHolder[bool | None]: ...
 def clip_denoised(default: bool | None, text: str) -> flags.FlagHolder[bool | None]:
     return flags.DEFINE_bool("clip_denoised", default, text, allow_override=True)
 

@@ -33,8 +33,8 @@ def follow_image_size(config: ml_collections.ConfigDict, recipe_size: int) -> No
         c.attention_resolutions = scaled
 
 
-def build_model(config: ml_collections.ConfigDict) -> models.UNet:
-    """The network, checked against the image size."""
+def build_model(config: ml_collections.ConfigDict) -> nn.Module:
+    """The network, a UNet or the user's own, checked against the image size."""
     c = config.model
     check_images(config)
     if c.num_res_blocks < 1:

@@ -23,7 +23,7 @@ from iddpm_jax.sampling.previews import (
 
 
 def build_preview(
-    config: ml_collections.ConfigDict, model: models.UNet, source: Source, mesh: Mesh
+    config: ml_collections.ConfigDict, model: models.Network, source: Source, mesh: Mesh
 ) -> Preview:
     """What draws the sample grids: from parameters to a picture, with DDIM.
 
@@ -42,7 +42,7 @@ def build_preview(
     return super_resolution_preview(generator, low_res, shown["image"], labels, seed)
 
 
-def _generator(config: ml_collections.ConfigDict, model: models.UNet, mesh: Mesh) -> Generator:
+def _generator(config: ml_collections.ConfigDict, model: models.Network, mesh: Mesh) -> Generator:
     # As many images at a time as go through the network when it trains: what fits there fits here.
     at_a_time = (config.train.microbatch or config.train.batch_size) // mesh.devices.size
     mesh = make_mesh(mesh.local_devices)

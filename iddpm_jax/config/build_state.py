@@ -28,6 +28,6 @@ def restore_state(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> T
     """
     if not (workdir / "checkpoints").is_dir():
         raise CheckpointError(f"{workdir} has no complete checkpoint; train first")
-    run = run_identity(config, known_labels(str(workdir)))
+    run = run_identity(config, known_labels(workdir))
     checkpoints = Checkpoints(workdir, keep=1, run=run, read_only=True)
     return checkpoints.restore_newest(build_abstract_state(config))[0]

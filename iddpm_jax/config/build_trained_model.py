@@ -4,6 +4,7 @@ import functools
 import pathlib
 from typing import Any
 
+import flax.linen as nn
 import jax
 import ml_collections
 
@@ -70,7 +71,7 @@ def _average(config: ml_collections.ConfigDict, ema: str, workdir: pathlib.Path)
     return ema
 
 
-def _on_devices(network: models.UNet) -> Any:
+def _on_devices(network: nn.Module) -> Any:
     """Shapes of the parameters, to be restored onto all devices."""
     sharding = replicated(make_mesh())
     return jax.tree.map(

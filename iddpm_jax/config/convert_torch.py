@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import ml_collections
 import numpy as np
@@ -71,7 +71,7 @@ def import_run(request: ImportRequest) -> None:
     found = _recognise(request, arch, files, flags)
     config = config_from_values(found.values)
     source = _conventions(request, flags, found.published)
-    model = build_model(config)
+    model = _unet(config)
     run = read_run(files, state_dict, model, source)
     step = training_steps(files, request.step, found.published)
     values = {**found.values, **_training_values(request, flags, found, files, run, step)}
@@ -97,7 +97,7 @@ def export_run(workdir: pathlib.Path, directory: pathlib.Path, target: Conventio
     config = load_recorded(workdir)
     state = restore_state(config, workdir)
     options = AdamWOptions(_learning_rate(config), config.train.weight_decay)
-    for path in write_run(state, build_model(config), options, directory, target):
+    for path in write_run(state, _unet(config), options, directory, target):
         print(path)
     if target.attention_order != "legacy":
         print("attention is ordered for guided-diffusion's use_new_attention_order")
@@ -198,3 +198,8 @@ def _learning_rate(config: ml_collections.ConfigDict) -> Callable[[int], float]:
     if config.train.lr_anneal_steps:
         return lambda count: float(np.asarray(schedule(count)))
     return lambda count: config.train.lr
+
+
+def _unet(config: ml_collections.ConfigDict) -> models.UNet:
+    """The network; the parameters of any other than a UNet are refused by their names."""
+    return cast(models.UNet, build_model(config))

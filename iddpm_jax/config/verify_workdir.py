@@ -24,7 +24,7 @@ def findings(workdir: pathlib.Path) -> Iterator[tuple[str, str]]:
         return
     names = None
     try:
-        names = known_labels(str(workdir))
+        names = known_labels(workdir)
         yield "labels.json", ""
     except UsageError as error:
         yield "labels.json", str(error)

@@ -51,15 +51,16 @@ def training_losses(
         return {"loss": loss * scale}
 
     mean_output, var_output = split_output(d, output, x_t)
-    terms = {"mse": mean_flat(jnp.square(_mean_target(d, x_start, x_t, t, noise) - mean_output))}
-    if var_output is not None:
-        frozen = jnp.concatenate([jax.lax.stop_gradient(mean_output), var_output], axis=-1)
-        p = p_mean_variance_from_output(d, frozen, x_t, t, clip_denoised=False)
-        # λ of L_hybrid: T / 1000 makes it 0.001 times the whole bound for every T.
-        rescaled = d.loss_type is LossType.RESCALED_MSE
-        weight = d.num_timesteps / REFERENCE_NUM_TIMESTEPS if rescaled else 1.0
-        terms["vb"] = vb_terms_bpd_from(d, p, x_start, x_t, t) * weight
-    return {"loss": sum(terms.values()), **terms}
+    mse = mean_flat(jnp.square(_mean_target(d, x_start, x_t, t, noise) - mean_output))
+    if var_output is None:
+        return {"loss": mse, "mse": mse}
+    frozen = jnp.concatenate([jax.lax.stop_gradient(mean_output), var_output], axis=-1)
+    p = p_mean_variance_from_output(d, frozen, x_t, t, clip_denoised=False)
+    # λ of L_hybrid: T / 1000 makes it 0.001 times the whole bound for every T.
+    rescaled = d.loss_type is LossType.RESCALED_MSE
+    weight = d.num_timesteps / REFERENCE_NUM_TIMESTEPS if rescaled else 1.0
+    vb = vb_terms_bpd_from(d, p, x_start, x_t, t) * weight
+    return {"loss": mse + vb, "mse": mse, "vb": vb}
 
 
 def training_loss_names(d: GaussianDiffusion) -> tuple[str, ...]:

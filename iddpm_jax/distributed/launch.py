@@ -49,6 +49,7 @@ def join_run(
       PeerError: some processes did not come, or were given something else.
     """
     run.set_process(process, tuple(f"process {number}" for number in range(count)))
+    connections: Mapping[int, socket.socket] = {}
     if count > 1:
         me = Member(process, count, socket.gethostname(), os.getpid(), as_texts(given))
         names, connections = (report if process else call_roll)(address, me, start_timeout)

@@ -66,11 +66,12 @@ def call_roll(
         while len(present) < me.count - 1 and not refusal:
             if time.monotonic() > deadline:
                 refusal = _absence(address, me.count, present, timeout)
-            member, connection = _next_arrival(server)
+            arrival = _next_arrival(server)
             # One that is no longer there may be started again.
             present = {p: who for p, who in present.items() if not is_closed(who[1])}
-            if member is None:
+            if arrival is None:
                 continue
+            member, connection = arrival
             came.append(connection)
             refusal = refusal or _conflict(member, me, [m for m, _ in present.values()])
             present.setdefault(member.process, (member, connection))
@@ -158,19 +159,19 @@ def _listen(address: str) -> socket.socket:
     return server
 
 
-def _next_arrival(server: socket.socket) -> tuple[Member | None, socket.socket | None]:
+def _next_arrival(server: socket.socket) -> tuple[Member, socket.socket] | None:
     """The next process that comes, and the connection to it; None if none does for a moment."""
     try:
         connection = server.accept()[0]
     except TimeoutError:
-        return None, None
+        return None
     try:
         process, count, host, pid, given = _receive(connection, _GREETING_SECONDS)["here"]
         host = "".join(c for c in str(host) if c.isprintable())[:100]
         return Member(int(process), int(count), host, int(pid), dict(given)), connection
     except (OSError, ValueError, TypeError, KeyError):
         connection.close()
-        return None, None
+        return None
 
 
 def _conflict(member: Member, me: Member, present: Sequence[Member]) -> str:

@@ -21,7 +21,7 @@ import socket
 import threading
 import time
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax._src import distributed  # As in Orbax; there is no public way to the store.
@@ -122,7 +122,9 @@ class Watchdog:
         self._interval = min(_INTERVAL_SECONDS, self._silence / 6 or _INTERVAL_SECONDS)
         self._status = Status()
         self._judge = Judge(run.names(), self._silence)
-        self._store = distributed.global_state.client
+        store = distributed.global_state.client
+        assert store is not None, "jax.distributed.initialize comes first"
+        self._store = store
         self._left = threading.Event()
         if run.process() == 0:
             self._store.key_value_set(_UP, "")
@@ -130,7 +132,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
-    def update(self, **changes: object) -> None:
+    def update(self, **changes: Any) -> None:
         """Changes fields of this process's status."""
         self._status = self._status._replace(moves=self._status.moves + 1, **changes)
 

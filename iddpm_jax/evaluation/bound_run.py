@@ -74,7 +74,9 @@ def evaluate_bound(
             distributed.on_first(lambda: write_result(directory, settings, shards, d.num_timesteps))
         if jax.process_index() == 0:
             shards.remove()
-            print(_report(directory, read_result(directory, settings)))
+            result = read_result(directory, settings)
+            assert result is not None, "write_result comes first"
+            print(_report(directory, result))
 
 
 @explain_out_of_memory(SMALLER_BATCHES)

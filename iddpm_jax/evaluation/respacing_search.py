@@ -42,10 +42,12 @@ def search_timesteps(
       UsageError: the images will not do, or the directory cannot be written.
     """
     images = open_images(model, choice, make_mesh())
-    betas, candidates, respacing = model.betas, np.arange(model.betas.size), ""
-    if num_candidates < candidates.size:
+    betas = model.betas
+    assert betas is not None, "refuse_without_likelihood comes first"
+    num_timesteps, candidates, respacing = betas.size, np.arange(betas.size), ""
+    if num_candidates < num_timesteps:
         respacing = f"exact{num_candidates}"
-        candidates = dm.space_timesteps(betas.size, respacing)
+        candidates = dm.space_timesteps(num_timesteps, respacing)
         betas = dm.respaced_betas(betas, candidates)
     d = model.build_diffusion(respacing)
     dm.check_searchable(d)
@@ -66,11 +68,14 @@ def search_timesteps(
         bounds, kept = dm.best_timesteps(mean_costs(shards, d.num_timesteps), d.num_timesteps)
         kept = np.where(kept >= 0, candidates[kept], -1)
         table = RespacingTable(
-            bounds, kept.astype(np.int32), np.int64(settings["step"]), np.str_(settings["ema"])
+            bounds,
+            kept.astype(np.int32),
+            np.asarray(settings["step"], np.int64),
+            np.asarray(settings["ema"]),
         )
         path = save_table(directory, table)
         remove_shards_and_record(scratch, _RECORD)
-    print(_report(path, table, model.betas.size))
+    print(_report(path, table, num_timesteps))
 
 
 @explain_out_of_memory(SMALLER_BATCHES)
@@ -93,7 +98,7 @@ def _measure_missing(
     with progress_bar(steps, 0, "timesteps") as bar:
         for start, count, batch in images.batches(done):
             costs = measure(batch, bar.update)._asdict()
-            shards.write(start, count, {**costs, "count": np.float64(batch.num_valid)})
+            shards.write(start, count, {**costs, "count": np.asarray(batch.num_valid, np.float64)})
 
 
 def _report(path: pathlib.Path, table: RespacingTable, num_timesteps: int) -> str:

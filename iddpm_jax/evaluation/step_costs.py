@@ -7,7 +7,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
@@ -23,7 +22,7 @@ from iddpm_jax.files.shards import Shards
 def make_measure(
     d: dm.GaussianDiffusion,
     betas: np.ndarray,
-    model: nn.Module,
+    model: models.Network,
     params: Any,
     mesh: Mesh,
     *,

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import flax.linen as nn
 import numpy as np
 
 from iddpm_jax import diffusion as dm
@@ -15,7 +14,7 @@ class TrainedModel(Protocol):
     """A network with parameters, a diffusion process, and the data that it was trained on."""
 
     @property
-    def fast_model(self) -> nn.Module:
+    def fast_model(self) -> models.Network:
         """The network."""
 
     @property

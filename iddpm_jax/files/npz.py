@@ -11,7 +11,7 @@ import io
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -125,7 +125,7 @@ class Npz:
             raise ValueError(f"{name} is too large: {kind.size:,} bytes by its header, {values:,}")
         return kind, fortran_order
 
-    def _open(self, name: str) -> BinaryIO:
+    def _open(self, name: str) -> IO[bytes]:
         info = self._archive.getinfo(f"{name}.npy")
         # Other kinds unpack all that they have at once, however much that becomes.
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -138,7 +138,7 @@ class Npz:
         return self._archive.open(info)
 
 
-def _read_header(member: BinaryIO) -> tuple[ArrayKind, bool]:
+def _read_header(member: IO[bytes]) -> tuple[ArrayKind, bool]:
     """What an array is, and whether in Fortran's order; afterwards `member` is at its values."""
     # Headers of other versions, which plain arrays do not need, may be huge.
     if np.lib.format.read_magic(member) != (1, 0):
@@ -213,5 +213,6 @@ def write_array(
 def npz_bytes(*arrays: np.ndarray, **named: np.ndarray) -> bytes:
     """What `np.savez` would write: `arr_0`, `arr_1`, … and the named ones."""
     buffer = io.BytesIO()
-    np.savez(buffer, *arrays, **named)
+    # An array may have any name but that of an option of newer numpys, `allow_pickle`.
+    np.savez(buffer, *arrays, **named)  # pyrefly: ignore[bad-argument-type]
     return buffer.getvalue()

@@ -12,6 +12,7 @@ import pathlib
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
+from typing import cast
 
 import numpy as np
 
@@ -57,7 +58,7 @@ class Shards:
         arrays = {name: np.asarray(value, order="C") for name, value in arrays.items()}
         with refusing_disk_errors(path):
             self._directory.mkdir(exist_ok=True)
-            write_atomically(path, npz_bytes(items=np.int64(count), **arrays))
+            write_atomically(path, npz_bytes(items=np.asarray(count, np.int64), **arrays))
 
     def read(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Yields the number of items and the arrays of all parts, in order.
@@ -160,7 +161,8 @@ class ShardedSamples:
         """Yields (images, labels) of all shards."""
         for count, shard in self._shards.read():
             images, labels = shard.get("images"), shard.get("labels")
-            if not (self._are_images(images, count) and self._are_labels(labels, count)):
+            sound = self._are_images(images, count) and self._are_labels(labels, count)
+            if images is None or not sound:
                 raise UsageError(
                     f"{self.directory / 'shards'} holds other samples than those of this run; "
                     "delete it, and they are drawn again"
@@ -179,7 +181,8 @@ class ShardedSamples:
         ):
             write_array(archive, "arr_0", self._kinds["arr_0"], images)
             if self._num_classes:
-                labels = (part for _, part in self.read())
+                labels = (part for _, part in self.read())  # None only without classes.
+                labels = cast(Iterator[np.ndarray], labels)
                 write_array(archive, "arr_1", self._kinds["arr_1"], labels)
         self.remove_shards()
 

@@ -66,9 +66,9 @@ def write_labels(workdir: pathlib.Path, class_names: Sequence[str]) -> None:
     write_json(workdir / "labels.json", list(class_names))
 
 
-def known_labels(path: str) -> tuple[str, ...]:
+def known_labels(workdir: str | os.PathLike[str]) -> tuple[str, ...]:
     """The class names that a work directory has recorded; empty if it has recorded none."""
-    file = pathlib.Path(path) / "labels.json"
+    file = pathlib.Path(workdir) / "labels.json"
     names = read_json(file, "the class names") if os.path.lexists(file) else []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UsageError(f"the class names {file} cannot be read: it holds no list of names")
@@ -77,7 +77,7 @@ def known_labels(path: str) -> tuple[str, ...]:
 
 def read_labels(workdir: pathlib.Path, num_classes: int) -> tuple[str, ...]:
     """A name for each class; its number where `labels.json` has none for it."""
-    names = known_labels(str(workdir))
+    names = known_labels(workdir)
     return tuple(names[i] if i < len(names) else str(i) for i in range(num_classes))
 
 

@@ -24,6 +24,11 @@ class Network(Protocol):
 class TrainableNetwork(Network, Protocol):
     """A network that makes its parameters; docs/extending.md says what training asks of it."""
 
+    @property
+    def dtype(self) -> Any:
+        """The dtype that it computes in; float16 needs a loss scale."""
+        ...
+
     def init_params(self, key: jax.Array) -> dict[str, Any]:
         """New parameters, a tree of dicts."""
         ...

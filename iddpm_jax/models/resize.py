@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def area_downsample(images: jax.Array, size: int) -> jax.Array:
+def area_downsample(images: jax.Array | np.ndarray, size: int) -> jax.Array:
     """Shrinks images by means over areas: `[B, H, W, C]` to float32 `[B, size, size, C]`.
 
     As torch's `interpolate(mode="area")`: pixel i of the result is the mean of the rows (and
@@ -52,15 +52,16 @@ class LowRes(NamedTuple):
     size: int
     noise: float = 0.0
 
-    def __call__(self, images: jax.Array, keys: jax.Array) -> jax.Array:
+    def __call__(self, images: jax.Array | np.ndarray, keys: jax.Array) -> jax.Array:
         """Shrinks images `[B, H, W, C]` in [-1, 1] to `[B, h, w, C]` and adds the noise.
 
         `keys` `[B]` draw the noise of each image.
         """
         return self.augment(area_downsample(images, self.size), keys)
 
-    def augment(self, low_res: jax.Array, keys: jax.Array) -> jax.Array:
+    def augment(self, low_res: jax.Array | np.ndarray, keys: jax.Array) -> jax.Array:
         """Adds the noise to images `[B, h, w, C]` in [-1, 1]; `keys` `[B]` draw that of each."""
+        low_res = jnp.asarray(low_res)
         if not self.noise:
             return low_res
         draw = jax.vmap(lambda key: jax.random.normal(key, low_res.shape[1:]))

@@ -9,7 +9,7 @@ down-sampling; `mid` the bottleneck; `up_i` mirrors `down_i` and takes its outpu
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -133,9 +133,10 @@ class UNet(nn.Module):
 
     def init_params(self, key: jax.Array) -> dict:
         """New parameters. They do not depend on the size of the images."""
-        return self.init(key, **self._smallest_inputs())["params"]
+        # No FrozenDict: flax_return_frozendict is off.
+        return cast(dict, self.init(key, **self._smallest_inputs())["params"])
 
-    def _smallest_inputs(self) -> dict[str, jax.Array]:
+    def _smallest_inputs(self) -> dict[str, Any]:
         """Arguments of `__call__`, zeros: one example of the smallest size for any such network."""
         size = 2 ** (len(self.channel_mult) - 1)
         inputs = {
@@ -253,7 +254,7 @@ class SuperResUNet(UNet):
     `low_res` is up-sampled bilinearly, and its channels are put behind those of x.
     """
 
-    def _smallest_inputs(self) -> dict[str, jax.Array]:
+    def _smallest_inputs(self) -> dict[str, Any]:
         inputs = super()._smallest_inputs()
         return {**inputs, "low_res": inputs["x"]}
 

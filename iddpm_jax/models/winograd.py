@@ -103,7 +103,8 @@ def _backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[ja
     )
 
 
-convolve.defvjp(_forward, _backward)
+# As JAX declares them, functions of `jit` only raise, and so return `Never` for pyrefly.
+convolve.defvjp(_forward, _backward)  # pyrefly: ignore[bad-argument-type]
 
 
 def _filter(x: jax.Array, u: Grid) -> jax.Array:
@@ -129,7 +130,7 @@ def _every_second(x: jax.Array, size: int) -> Grid:
     return [[x[:, i : i + height : 2, j : j + width : 2] for j in range(size)] for i in range(size)]
 
 
-def _both_axes(f: Callable, grid: Grid) -> Grid:
+def _both_axes(f: Callable, grid: Grid | jax.Array) -> Grid:
     """F d Fᵀ of a grid d, where f(d₀, d₁, …) is F (d₀, d₁, …)ᵀ."""
     columns = [f(*column) for column in zip(*grid, strict=True)]
     return [list(f(*row)) for row in zip(*columns, strict=True)]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iddpm_jax import distributed
+from iddpm_jax import distributed, models
 from iddpm_jax.errors import UsageError
 from iddpm_jax.files.output_directory import digest_of, lock_and_record
 from iddpm_jax.sampling.base_samples import BaseSamples, read_folder, read_npz
@@ -124,8 +124,15 @@ def enlarge_cascade(
         _draw_large(_of_images(drawing, small), peer_timeout)
 
 
+def _low_res(model: TrainedModel) -> models.LowRes:
+    """What makes the input of a model that `super_resolution_model` has returned."""
+    assert model.low_res is not None, "super_resolution_model comes first"
+    return model.low_res
+
+
 def _small_shape(model: TrainedModel) -> tuple[int, int, int]:
-    return (model.low_res.size, model.low_res.size, model.image_shape[-1])
+    size = _low_res(model).size
+    return (size, size, model.image_shape[-1])
 
 
 def _settings(
@@ -136,7 +143,7 @@ def _settings(
     class_names: Sequence[str],
 ) -> dict[str, Any]:
     settings = options.settings(model, generator, count, class_names)
-    return {**settings, "low_res_noise": model.low_res.noise}
+    return {**settings, "low_res_noise": _low_res(model).noise}
 
 
 def _drawing(
@@ -200,7 +207,7 @@ def _base_drawing(base: Base, options: SamplingOptions, wanted: dict[str, Any]) 
     generator = model.generator(
         base.sampler, base.respacing, guidance=base.guidance, batch_size=options.batch_size
     )
-    settings = {
+    settings: dict[str, Any] = {
         **model.identity(),
         "num_samples": wanted["num_samples"],
         "sampler": base.sampler,

@@ -96,7 +96,7 @@ def _checkpointer(names) -> ocp.Checkpointer:
         (jax.Array, ocp.type_handlers.ArrayHandler()),  # There is none; Orbax warns without it.
     )
     options = this_host_only()
-    handlers = {
+    handlers: dict[str, Any] = {
         name: ocp.PyTreeCheckpointHandler(
             type_handler_registry=registry, multiprocessing_options=options
         )

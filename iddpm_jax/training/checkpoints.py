@@ -14,7 +14,7 @@ A checkpoint appears in one atomic move, its checksums included; restoring verif
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -143,7 +143,8 @@ class Checkpoints:
         _fail_together(verify_all, path)
         state = from_items(wanted, {"timestep_sampler": None, **items})
         if abstract_state.log2_loss_scale is not None and not scaled:
-            state = _with_loss_scale(state, abstract_state)
+            sharding = abstract_state.log2_loss_scale.sharding
+            state = _with_loss_scale(state, abstract_state, sharding)
         return state, data_state, meta
 
     def restore_newest(self, abstract_state: TrainState) -> tuple[TrainState, dict]:
@@ -199,7 +200,7 @@ def _fail_together(call: Callable[[], T], what: object) -> T:
         error = raised
     if any_process(error is not None):
         raise error or CheckpointError(f"another host could not read or write {what}")
-    return result
+    return cast(T, result)
 
 
 def _without_loss_scale(state: TrainState) -> TrainState:
@@ -207,9 +208,10 @@ def _without_loss_scale(state: TrainState) -> TrainState:
     return state.replace(log2_loss_scale=None, metrics=metrics)
 
 
-def _with_loss_scale(state: TrainState, like: TrainState) -> TrainState:
+def _with_loss_scale(
+    state: TrainState, like: TrainState, sharding: jax.sharding.Sharding
+) -> TrainState:
     """Gives a state the scale that training begins with."""
-    sharding = like.log2_loss_scale.sharding
     empty = jax.tree.map(
         lambda leaf: to_devices(np.zeros(leaf.shape, leaf.dtype), sharding),
         like.metrics[LOSS_SCALE],

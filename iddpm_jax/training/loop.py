@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +15,7 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 
 from iddpm_jax import diffusion as dm
+from iddpm_jax import models
 from iddpm_jax.data import BatchIterator
 from iddpm_jax.distributed import SharedFlag, Watch, replicate, to_devices
 from iddpm_jax.distributed.interrupt import StopRequest
@@ -90,7 +90,7 @@ class Training:
     config: dict[str, Any]
     identity: RunIdentity
     objective: Objective
-    model: nn.Module
+    model: models.TrainableNetwork
     optimizer: Optimizer
     data: TrainingData
     mesh: Mesh
@@ -263,10 +263,11 @@ class _Steps:
 
     def _check_finite(self, state: TrainState) -> None:
         limit = self.run.step.max_nonfinite_steps
-        if not loss_scale.alive(state.log2_loss_scale):
+        scale = state.log2_loss_scale
+        if scale is not None and not loss_scale.alive(scale):
             self._save(state)
             raise NonFiniteError(
-                f"the loss scale has collapsed to 2^{float(state.log2_loss_scale):.2f} by step "
+                f"the loss scale has collapsed to 2^{float(scale):.2f} by step "
                 f"{int(state.step):,}: losses or gradients overflow float16, or are "
                 "not finite at all, again and again. The parameters are those before that; "
                 "train with --config.model.dtype=bfloat16 or float32, in another "

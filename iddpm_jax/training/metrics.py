@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from clu.metrics import Average
+from jax.typing import ArrayLike
 
 from iddpm_jax.errors import UsageError
 from iddpm_jax.files.atomic import write_atomically
@@ -52,7 +53,7 @@ def loss_metrics(
     return metrics
 
 
-def scalar_metric(value: jax.Array, keep: jax.Array) -> Average:
+def scalar_metric(value: ArrayLike, keep: jax.Array) -> Average:
     """The average over steps of one number a step."""
     return Average.from_model_output(jnp.reshape(value, 1), mask=keep.reshape(1))
 

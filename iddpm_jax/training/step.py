@@ -7,13 +7,13 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
 from iddpm_jax import diffusion as dm
+from iddpm_jax import models
 from iddpm_jax.distributed.mesh import batch_sharding, replicated, shardings_of_state
 from iddpm_jax.distributed.pmap import pmap_step
 from iddpm_jax.training import loss_scale
@@ -57,7 +57,7 @@ class StepOptions:
 
 def make_train_step(
     objective: Objective,
-    model: nn.Module,
+    model: models.TrainableNetwork,
     optimizer: Optimizer,
     mesh: Mesh,
     options: StepOptions = StepOptions(),
@@ -94,7 +94,7 @@ def make_train_step(
 
 def make_init(
     objective: Objective,
-    model: nn.Module,
+    model: models.TrainableNetwork,
     optimizer: Optimizer,
     mesh: Mesh,
     options: StepOptions = StepOptions(),
@@ -119,7 +119,7 @@ class TrainStep:
     """
 
     objective: Objective
-    model: nn.Module
+    model: models.TrainableNetwork
     optimizer: Optimizer
     options: StepOptions = StepOptions()
 
@@ -201,8 +201,10 @@ class TrainStep:
         """What the objective and the network get to see."""
         examples = {**batch, **drawn}
         if self.options.label_dropout:
-            hidden, null_class = examples.pop("label_is_hidden"), self.model.num_classes - 1
-            examples["label"] = jnp.where(hidden, null_class, batch["label"])
+            num_classes = self.model.num_classes
+            assert num_classes is not None, "label dropout is for class-conditional models"
+            hidden = examples.pop("label_is_hidden")
+            examples["label"] = jnp.where(hidden, num_classes - 1, batch["label"])
         if self.options.low_res is not None:
             keys = examples.pop("low_res_key")
             examples["low_res"] = self.options.low_res(batch["image"], keys)
