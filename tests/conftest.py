@@ -28,20 +28,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Before these packages are imported: every call checks the shapes and types of its annotations.
-_OF_DIFFUSION = (
-    "gaussian",
-    "guidance",
-    "likelihood",
-    "noise",
-    "respacing",
-    "sample_loop",
-    "sampler_step",
-    "samplers",
-    "schedules",
-    "step_search",
-    "tables",
-)
-SHAPES_CHECKED = ("sampling", *(f"diffusion.{module}" for module in _OF_DIFFUSION))
+SHAPES_CHECKED = ("diffusion", "sampling")
 jaxtyping.install_import_hook(
     [f"iddpm_jax.{module}" for module in SHAPES_CHECKED],
     # An int is a float, as it is for type checkers.

@@ -16,10 +16,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
-from iddpm_jax.diffusion.gaussian import ModelFn
 from iddpm_jax.diffusion.likelihood import mean_flat
 from iddpm_jax.diffusion.schedules import REFERENCE_NUM_TIMESTEPS
+from iddpm_jax.diffusion.shapes import Images, ModelFn, PerImage
 from iddpm_jax.diffusion.tables import GaussianDiffusion, make_diffusion
 from iddpm_jax.errors import UsageError
 
@@ -89,7 +90,11 @@ _ANGLES: dict[str, Callable] = {
 }
 
 
-def rates(c: ContinuousDiffusion, t: jax.Array | np.ndarray | float):
+# Of any shape; a number where one time is given.
+Times = Float[Array | np.ndarray, "*times"] | float
+
+
+def rates(c: ContinuousDiffusion, t: Times) -> tuple[Times, Times]:
     """(signal_rate, noise_rate) at times t in [0, 1], of t's shape; float64 for numpy's times.
 
     Raises:
@@ -103,37 +108,34 @@ def rates(c: ContinuousDiffusion, t: jax.Array | np.ndarray | float):
     return xp.cos(angle), xp.sin(angle)
 
 
-def continuous_timestep(noise_rate):
+def continuous_timestep(noise_rate: Times) -> Times:
     """What the network is told: the noise's variance, in [0, 1000] as its embedding expects."""
     return REFERENCE_NUM_TIMESTEPS * noise_rate**2
 
 
-def add_noise(
-    c: ContinuousDiffusion, x_start: jax.Array, t: jax.Array, noise: jax.Array
-) -> jax.Array:
-    """x_t, `[B, H, W, C]`, of x_0 at times t `[B]`."""
-    signal, sigma = (rate.reshape(-1, *[1] * (x_start.ndim - 1)) for rate in rates(c, t))
+def add_noise(c: ContinuousDiffusion, x_start: Images, t: PerImage, noise: Images) -> Images:
+    """x_t of x_0 at times t in [0, 1]."""
+    shape = (-1, *[1] * (x_start.ndim - 1))
+    signal, sigma = (jnp.reshape(rate, shape) for rate in rates(c, t))
     return signal * x_start + sigma * noise
 
 
 def noise_loss(
     c: ContinuousDiffusion,
     model_fn: ModelFn,
-    x_start: jax.Array,
-    t: jax.Array,
-    noise: jax.Array,
-) -> jax.Array:
-    """The training loss of each example, `[B]`: the mean over its image of |ε - ε_θ(x_t)| or of
-    its square.
+    x_start: Images,
+    t: PerImage,
+    noise: Images,
+) -> PerImage:
+    """The training loss of each example: the mean over its image of |ε - ε_θ(x_t)| or its square.
 
     Args:
-      model_fn: `(x_t [B, H, W, C], timestep [B] float32) -> ε_θ [B, H, W, C]`; called once.
-      x_start: `[B, H, W, C]`.
-      t: float32 `[B]` in [0, 1].
-      noise: standard normal, of x_start's shape.
+      model_fn: the network, which predicts ε; called once.
+      t: times in [0, 1].
+      noise: ε, standard normal.
     """
     x_t = add_noise(c, x_start, t, noise)
-    error = noise - model_fn(x_t, continuous_timestep(rates(c, t)[1]))
+    error = noise - model_fn(x_t, jnp.asarray(continuous_timestep(rates(c, t)[1])))
     measure = jnp.abs if c.loss is NoiseLoss.L1 else jnp.square
     return mean_flat(measure(error))
 
@@ -149,7 +151,7 @@ def discretise(c: ContinuousDiffusion, num_steps: int) -> GaussianDiffusion:
     if num_steps < 2:
         raise UsageError(f"a process needs at least 2 steps, got {num_steps}")
     times = np.arange(1, num_steps + 1, dtype=np.float64) / num_steps
-    signal, sigma = rates(c, times)
+    signal, sigma = map(np.asarray, rates(c, times))
     # Where nothing of the signal is left, as at the end of the plain cosine, x_0 could not be told.
     # (Where steps are many, what is left before the last one is little, too.)
     alphas_cumprod = np.maximum(signal, min(_LEAST_SIGNAL, signal[-2] / 2)) ** 2

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from iddpm_jax.diffusion.gaussian import (
-    ModelFn,
     model_timestep,
     p_mean_variance_from_output,
     q_posterior_mean_variance,
@@ -16,26 +15,26 @@ from iddpm_jax.diffusion.gaussian import (
 )
 from iddpm_jax.diffusion.likelihood import mean_flat, vb_terms_bpd_from
 from iddpm_jax.diffusion.schedules import REFERENCE_NUM_TIMESTEPS
+from iddpm_jax.diffusion.shapes import Images, ImagesLike, ModelFn, PerImage, StepsLike
 from iddpm_jax.diffusion.tables import GaussianDiffusion, LossType, MeanType
 
 
 def training_losses(
     d: GaussianDiffusion,
     model_fn: ModelFn,
-    x_start: jax.Array,
-    t: jax.Array,
-    noise: jax.Array,
-) -> dict[str, jax.Array]:
+    x_start: ImagesLike,
+    t: StepsLike,
+    noise: ImagesLike,
+) -> dict[str, PerImage]:
     """The loss of each example at its timestep.
 
     Args:
-      model_fn: `(x_t [B, H, W, C], timestep [B] float32) -> output`; called once.
-      x_start: `[B, H, W, C]`, in [-1, 1].
-      t: int32 `[B]`.
-      noise: standard normal, of x_start's shape.
+      model_fn: called once.
+      x_start: images in [-1, 1].
+      noise: standard normal.
 
     Returns:
-      A dict of `[B]` arrays: `loss`, and, unless the loss is the bound alone, `mse` (the
+      `loss`, and, unless the loss is the bound alone, `mse` (the
       prediction's squared error) and, where the variance is learned, `vb` (the weighted
       bound, bits per dimension). With L_hybrid the gradient of `vb` reaches the variance
       half of the network's output only (IDDPM, section 3.1).
@@ -70,7 +69,9 @@ def training_loss_names(d: GaussianDiffusion) -> tuple[str, ...]:
     return ("loss", "mse", "vb") if d.var_type.is_learned else ("loss", "mse")
 
 
-def _mean_target(d: GaussianDiffusion, x_start, x_t, t, noise) -> jax.Array:
+def _mean_target(
+    d: GaussianDiffusion, x_start: ImagesLike, x_t: Images, t: StepsLike, noise: ImagesLike
+) -> ImagesLike:
     if d.mean_type is MeanType.EPSILON:
         return noise
     if d.mean_type is MeanType.X_START:

@@ -9,8 +9,13 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Key, Shaped
 
+from iddpm_jax.diffusion.shapes import PerImage, PerStep, Steps
 from iddpm_jax.errors import UsageError
+
+# Timesteps of a batch; in continuous time, times.
+Times = Steps | PerImage
 
 
 class InitFn(Protocol):
@@ -23,7 +28,7 @@ class InitFn(Protocol):
 class SampleFn(Protocol):
     """The `sample` of a timestep sampler."""
 
-    def __call__(self, state: Any, key: jax.Array, batch: int) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, state: Any, key: Key[Array, ""], batch: int) -> tuple[Times, PerImage]:
         """Draws the timesteps of a batch.
 
         Args:
@@ -41,7 +46,7 @@ class SampleFn(Protocol):
 class UpdateFn(Protocol):
     """The `update` of a timestep sampler."""
 
-    def __call__(self, state: Any, t: jax.Array, losses: jax.Array) -> Any:
+    def __call__(self, state: Any, t: Times, losses: PerImage) -> Any:
         """Returns the state of the next step.
 
         Args:
@@ -126,8 +131,10 @@ def loss_second_moment(
     return TimestepSampler(init=init, sample=sample, update=update)
 
 
-def loss_second_moment_probabilities(state, uniform_prob: float) -> jax.Array:
-    """The probabilities of `loss_second_moment`, float32 `[T]`."""
+def loss_second_moment_probabilities(
+    state: dict[str, Shaped[Array, "..."]], uniform_prob: float
+) -> PerStep:
+    """The probabilities of `loss_second_moment`."""
     num_timesteps, history = state["history"].shape
     uniform_p = jnp.full(num_timesteps, 1.0 / num_timesteps)
     root = jnp.sqrt(jnp.mean(jnp.square(state["history"]), axis=1))

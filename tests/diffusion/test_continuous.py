@@ -34,7 +34,7 @@ def test_rates_keep_the_variance_and_fall(schedule):
     np.testing.assert_allclose(on_device, (signal, noise), atol=1e-5)
 
 
-@pytest.mark.parametrize("t", [-0.01, 1.01, [0.5, 2.0], np.nan])
+@pytest.mark.parametrize("t", [-0.01, 1.01, np.array([0.5, 2.0]), np.nan])
 def test_rates_refuse_times_outside_the_unit_interval(t):
     with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
         dm.rates(_process(), t)
