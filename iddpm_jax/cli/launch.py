@@ -11,6 +11,7 @@ from absl import flags
 import iddpm_jax
 from iddpm_jax.cli.path_flag import PathParser
 from iddpm_jax.errors import UsageError
+from iddpm_jax.files.workdir import flatten
 
 _LONGEST = 10**6  # Seconds, eleven days.
 _PACKAGE = pathlib.Path(iddpm_jax.__file__).resolve().parent
@@ -121,23 +122,13 @@ def started_with() -> dict[str, Any]:
             continue
         for flag in defined:
             if hasattr(flag.value, "to_dict"):
-                values |= _flat(flag.value.to_dict())
+                values |= flatten(flag.value.to_dict())
             elif isinstance(flag.parser, PathParser):
                 # Where a file lies is a host's own affair; whether it is given is not.
                 values[f"--{flag.name}"] = "given" if flag.value else "not given"
             elif flag.name not in _OWN and not flag.name.startswith("config"):
                 values[f"--{flag.name}"] = flag.value
     return {key: value for key, value in values.items() if key not in HOST_LOCAL}
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _code_digest(package: pathlib.Path) -> str:
