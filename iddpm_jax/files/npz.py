@@ -119,10 +119,11 @@ class Npz:
         with self._open(name) as member:
             kind, fortran_order = _read_header(member)
             values = self._archive.getinfo(f"{name}.npy").file_size - member.tell()
-        if kind.size > values:
-            raise ValueError(f"{name} is too small: {kind.size:,} bytes by its header, {values:,}")
-        if kind.size < values:
-            raise ValueError(f"{name} is too large: {kind.size:,} bytes by its header, {values:,}")
+        if kind.size != values:
+            size = "too small" if values < kind.size else "too large"
+            raise ValueError(
+                f"{name} is {size}: {kind.size:,} bytes by its header, {values:,} are there"
+            )
         return kind, fortran_order
 
     def _open(self, name: str) -> IO[bytes]:
