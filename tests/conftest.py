@@ -28,7 +28,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Before these packages are imported: every call checks the shapes and types of its annotations.
-SHAPES_CHECKED = ("diffusion", "sampling")
+SHAPES_CHECKED = ("diffusion", "models", "sampling")
 jaxtyping.install_import_hook(
     [f"iddpm_jax.{module}" for module in SHAPES_CHECKED],
     # An int is a float, as it is for type checkers.

@@ -1,7 +1,8 @@
 """Building blocks of the UNet.
 
-Axis letters: B batch, … 1 to 3 spatial axes, C channels, E embedding width, N positions,
-h heads. Parameters, norms and softmax are float32; `dtype` is that of everything between.
+Axis letters: B batch, … 1 to 3 spatial axes, C channels, N positions, h heads; shapes.py says
+those of signatures. Parameters, norms and softmax are float32; `dtype` is that of everything
+between.
 """
 
 import math
@@ -12,6 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32, Real
+
+from iddpm_jax.models.shapes import Embeddings, Features, FeaturesLike, KeyLike
 
 NUM_GROUPS = 32
 
@@ -27,21 +31,23 @@ def bias_init(fan_in: int) -> Callable[..., jax.Array]:
     """PyTorch's default for biases: uniform on ±1/√fan_in of the layer's kernel."""
     bound = 1 / math.sqrt(fan_in)
 
-    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
+    def init(key: KeyLike, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
 
 
-def timestep_embedding(timesteps: jax.Array, dim: int, max_period: float = 10_000.0) -> jax.Array:
+def timestep_embedding(
+    timesteps: Real[Array | np.ndarray, " b"], dim: int, max_period: float = 10_000.0
+) -> Float32[Array, "b {dim}"]:
     """Sinusoids of geometrically spaced frequencies (DDPM, appendix B).
 
     Args:
-      timesteps: `[B]`, may be fractional.
+      timesteps: may be fractional.
       dim: width of the embedding; where odd, the last entry is 0.
 
     Returns:
-      float32 `[B, dim]`: cosines, then sines.
+      Cosines, then sines.
     """
     half = dim // 2
     # Frequencies are constants, and an error in their last bit is multiplied by timesteps of
@@ -54,14 +60,14 @@ def timestep_embedding(timesteps: jax.Array, dim: int, max_period: float = 10_00
 
 
 def dense(
-    x: jax.Array,
+    x: Float[Array, "*batch c"],
     features: int,
     name: str,
     *,
     dtype: DTypeLike = jnp.float32,
     zero: bool = False,
-) -> jax.Array:
-    """A linear layer: `[…, C]` to `[…, features]`.
+) -> Float[Array, "*batch {features}"]:
+    """A linear layer.
 
     Initialised as PyTorch does it, or with zeros where `zero`. `dtype` is that of the computation
     and the result; parameters are float32.
@@ -77,7 +83,7 @@ def dense(
 
 
 def conv(
-    x: jax.Array,
+    x: Features,
     features: int,
     name: str,
     *,
@@ -86,8 +92,8 @@ def conv(
     dtype: DTypeLike = jnp.float32,
     zero: bool = False,
     conv_general_dilated: ConvGeneralDilated = jax.lax.conv_general_dilated,
-) -> jax.Array:
-    """A convolution over all spatial axes: `[B, …, C]` to `[B, …, features]`.
+) -> Float[Array, "b *new_spatial {features}"]:
+    """A convolution over all spatial axes.
 
     Kernels of an odd size are centred, and what lies outside counts as 0. Initialised and computed
     as `dense`; `conv_general_dilated` is what computes it.
@@ -112,8 +118,7 @@ class GroupNorm(nn.Module):
     """Group normalisation (Wu & He 2018) over 32 groups in float32, returned in x's dtype."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[B, …, C]` to the same shape."""
+    def __call__(self, x: FeaturesLike) -> Features:
         channels = x.shape[-1]
         of_channel = (1,) * (x.ndim - 1) + (channels,)
         scale = self.param("scale", nn.initializers.ones, (channels,)).reshape(of_channel)
@@ -125,7 +130,7 @@ class GroupNorm(nn.Module):
         return y.astype(x.dtype)
 
 
-def _group_means(x: jax.Array) -> jax.Array:
+def _group_means(x: Features) -> Float[Array, "b *ones c"]:
     """Mean of each channel's group, `[B, 1, …, C]`.
 
     Groups are formed from the channels' means. To reduce over positions and a group's channels
@@ -150,8 +155,10 @@ class ResBlock(nn.Module):
     conv_general_dilated: ConvGeneralDilated = jax.lax.conv_general_dilated
 
     @nn.compact
-    def __call__(self, x: jax.Array, emb: jax.Array, train: bool) -> jax.Array:
-        """`x [B, …, C]`, `emb [B, E]` to `[B, …, features]`. `train` switches dropout on."""
+    def __call__(
+        self, x: Features, emb: Embeddings, train: bool
+    ) -> Float[Array, "b *spatial {self.features}"]:
+        """`train` switches dropout on."""
         options = {"dtype": self.dtype, "conv_general_dilated": self.conv_general_dilated}
         h = nn.silu(GroupNorm(name="in_norm")(x))
         h = conv(h, self.features, "in_conv", **options)
@@ -179,8 +186,7 @@ class AttentionBlock(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[B, …, C]` to the same shape."""
+    def __call__(self, x: Features) -> Features:
         batch, channels = x.shape[0], x.shape[-1]
         head_width = channels // self.num_heads
         h = GroupNorm(name="norm")(x).reshape(batch, -1, channels)
@@ -210,8 +216,8 @@ class Downsample(nn.Module):
     conv_general_dilated: ConvGeneralDilated = jax.lax.conv_general_dilated
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[B, H, …, C]` to `[B, H/2, …, C]`; a convolution rounds up, averaging down."""
+    def __call__(self, x: Features) -> Float[Array, "b *halved c"]:
+        """A convolution rounds up, averaging down."""
         factors = _resample_factors(x.ndim - 2)
         if not self.use_conv:
             with jax.numpy_dtype_promotion("standard"):  # Flax divides by an int.
@@ -234,7 +240,7 @@ class Upsample(nn.Module):
     conv_general_dilated: ConvGeneralDilated = jax.lax.conv_general_dilated
 
     @nn.compact
-    def __call__(self, x: jax.Array, shape: Sequence[int]) -> jax.Array:
+    def __call__(self, x: Features, shape: Sequence[int]) -> Float[Array, "b *doubled c"]:
         """`[B, h, …, C]` to `[B, H, …, C]`, with the spatial axes of `shape` `[B, H, …, any]`.
 
         H is 2h, or 2h - 1 where the size before down-sampling was odd: the result is cut to that,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-import jax
+from iddpm_jax.models.shapes import KeyLike
 
 
 @runtime_checkable
@@ -29,6 +29,6 @@ class TrainableNetwork(Network, Protocol):
         """The dtype that it computes in; float16 needs a loss scale."""
         ...
 
-    def init_params(self, key: jax.Array) -> dict[str, Any]:
+    def init_params(self, key: KeyLike) -> dict[str, Any]:
         """New parameters, a tree of dicts."""
         ...

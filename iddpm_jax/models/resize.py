@@ -1,17 +1,19 @@
-"""From images to the low-resolution input of a super-resolution model, and back to their size.
-
-Axis letters: B batch, H W large, h w small, C channels.
-"""
+"""From images to the low-resolution input of a super-resolution model, and back to their size."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32
+
+from iddpm_jax.models.shapes import Features, FeaturesLike, KeysLike
 
 
-def area_downsample(images: jax.Array | np.ndarray, size: int) -> jax.Array:
-    """Shrinks images by means over areas: `[B, H, W, C]` to float32 `[B, size, size, C]`.
+def area_downsample(
+    images: Float[Array | np.ndarray, "b H W c"], size: int
+) -> Float32[Array, "b {size} {size} c"]:
+    """Shrinks images by means over areas.
 
     As torch's `interpolate(mode="area")`: pixel i of the result is the mean of the rows (and
     columns) from ⌊i · H / h⌋ to ⌈(i + 1) · H / h⌉, which overlap where h does not divide H.
@@ -21,8 +23,8 @@ def area_downsample(images: jax.Array | np.ndarray, size: int) -> jax.Array:
     return jnp.einsum("hH,bHWc,wW->bhwc", rows, images, columns, precision=exact)
 
 
-def _area_weights(large: int, small: int) -> np.ndarray:
-    """The share of each of `large` pixels in each of `small`, float32 `[small, large]`."""
+def _area_weights(large: int, small: int) -> Float32[np.ndarray, "{small} {large}"]:
+    """The share of each of `large` pixels in each of `small`."""
     i = np.arange(small)[:, None]
     first, last = i * large // small, -(-(i + 1) * large // small)
     pixel = np.arange(large)
@@ -30,8 +32,10 @@ def _area_weights(large: int, small: int) -> np.ndarray:
     return (inside / (last - first)).astype(np.float32)
 
 
-def upsample_bilinear(images: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Enlarges images `[B, h, w, C]` to `shape` `[B, H, W, C]`.
+def upsample_bilinear(
+    images: Float[Array | np.ndarray, "b *small c"], shape: tuple[int, ...]
+) -> Float[Array, "b *large c"]:
+    """Enlarges images to `shape`, batch and channels included.
 
     Half-pixel centres and clamped edges, as torch's bilinear with align_corners=False.
     """
@@ -43,7 +47,7 @@ class LowRes(NamedTuple):
     """Makes the low-resolution input of a super-resolution model from images.
 
     Attributes:
-      size: h and w, in pixels.
+      size: height and width of the result, in pixels.
       noise: standard deviation of the Gaussian noise that is added, so that the model does not
         rely on details that a base model's samples have wrong (conditioning augmentation, Ho et
         al. 2022, section 4.2); 0 for none.
@@ -52,15 +56,14 @@ class LowRes(NamedTuple):
     size: int
     noise: float = 0.0
 
-    def __call__(self, images: jax.Array | np.ndarray, keys: jax.Array) -> jax.Array:
-        """Shrinks images `[B, H, W, C]` in [-1, 1] to `[B, h, w, C]` and adds the noise.
-
-        `keys` `[B]` draw the noise of each image.
-        """
+    def __call__(
+        self, images: Float[Array | np.ndarray, "b H W c"], keys: KeysLike
+    ) -> Float[Array, "b {self.size} {self.size} c"]:
+        """Shrinks images in [-1, 1] and adds the noise; `keys` draw that of each."""
         return self.augment(area_downsample(images, self.size), keys)
 
-    def augment(self, low_res: jax.Array | np.ndarray, keys: jax.Array) -> jax.Array:
-        """Adds the noise to images `[B, h, w, C]` in [-1, 1]; `keys` `[B]` draw that of each."""
+    def augment(self, low_res: FeaturesLike, keys: KeysLike) -> Features:
+        """Adds the noise to images in [-1, 1]; `keys` draw that of each."""
         low_res = jnp.asarray(low_res)
         if not self.noise:
             return low_res

@@ -139,7 +139,7 @@ def torch_param_shapes(model: UNet) -> dict[str, tuple[int, ...]]:
     )
 
 
-def params_to_torch(params: Mapping) -> dict[str, np.ndarray]:
+def params_to_torch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Our parameter tree as a torch state dict of numpy arrays, each C-contiguous, in order."""
     blocks = set(params)
     return _in_registration_order(
@@ -152,7 +152,7 @@ def params_to_torch(params: Mapping) -> dict[str, np.ndarray]:
     )
 
 
-def params_from_torch(state_dict: Mapping[str, np.ndarray], model: UNet) -> dict:
+def params_from_torch(state_dict: Mapping[str, np.ndarray], model: UNet) -> dict[str, Any]:
     """A torch state dict (of numpy arrays) as the parameter tree of `model`.
 
     Nothing is copied: the leaves are views of the given arrays.

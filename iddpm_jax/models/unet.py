@@ -1,8 +1,5 @@
 """The UNet of improved diffusion, and its super-resolution form.
 
-Axis letters: B batch, H W C image (1-D and 3-D signals alike), h w smaller image, E embedding
-width.
-
 Blocks are numbered as in the reference, so that its parameters map one to one:
 `down_0` is the first convolution; `down_i` a residual block with optional attention, or a
 down-sampling; `mid` the bottleneck; `up_i` mirrors `down_i` and takes its output.
@@ -14,7 +11,9 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32, Int, Real
 
 from iddpm_jax.errors import UsageError
 from iddpm_jax.models.layers import (
@@ -28,8 +27,15 @@ from iddpm_jax.models.layers import (
     dense,
     timestep_embedding,
 )
+from iddpm_jax.models.network import TrainableNetwork
 from iddpm_jax.models.resize import upsample_bilinear
+from iddpm_jax.models.shapes import Embeddings, Features, FeaturesLike, KeyLike
 from iddpm_jax.models.unet_checks import check_architecture, feature_sizes
+
+Timesteps = Real[Array | np.ndarray, " b"]
+Labels = Int[Array | np.ndarray, " b"]
+LowResLike = Float[Array | np.ndarray, "b *small c"]
+Output = Float[Array, "b *spatial {self.out_channels}"]
 
 
 class UNet(nn.Module):
@@ -93,32 +99,32 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: jax.Array,
-        timesteps: jax.Array,
-        y: jax.Array | None = None,
-        low_res: jax.Array | None = None,
+        x: FeaturesLike,
+        timesteps: Timesteps,
+        y: Labels | None = None,
+        low_res: LowResLike | None = None,
         train: bool = False,
         return_features: bool = False,
-    ) -> jax.Array | tuple[jax.Array, dict]:
+    ) -> Output | tuple[Output, dict[str, Any]]:
         """Applies the network.
 
         Args:
-          x: `[B, H, W, in_channels]`; `feature_sizes` says which sizes are possible.
-          timesteps: `[B]`, int or float.
-          y: class labels, int32 `[B]`, where the network is class-conditional.
-          low_res: smaller images, `[B, h, w, in_channels]`, for `SuperResUNet` only.
+          x: images of `in_channels` channels; `feature_sizes` says which sizes are possible.
+          timesteps: whole or fractional.
+          y: class labels, where the network is class-conditional.
+          low_res: smaller images, for `SuperResUNet` only.
           train: apply dropout; needs a `dropout` random key.
           return_features: also return the intermediate activations.
 
         Returns:
-          `[B, H, W, out_channels]` in x's dtype; with return_features a pair of that and a
+          What the network predicts, in x's dtype; with return_features a pair of that and a
           dict of `down` (list), `middle` and `up` (list).
 
         Raises:
           UsageError: inputs that do not fit the architecture.
         """
         self._check_inputs(x, timesteps, y)
-        h = self._with_low_res(x, low_res).astype(self.dtype)
+        h = jnp.asarray(self._with_low_res(x, low_res).astype(self.dtype))
         emb = self._embedding(timesteps, y)
         down = self._down_blocks(h, emb, train)
         middle = self._middle_block(down[-1], emb, train)
@@ -131,7 +137,7 @@ class UNet(nn.Module):
         features = {"down": down, "middle": middle, "up": up}
         return out, jax.tree.map(lambda a: a.astype(x.dtype), features)
 
-    def init_params(self, key: jax.Array) -> dict:
+    def init_params(self, key: KeyLike) -> dict[str, Any]:
         """New parameters. They do not depend on the size of the images."""
         # No FrozenDict: flax_return_frozendict is off.
         return cast(dict, self.init(key, **self._smallest_inputs())["params"])
@@ -147,14 +153,16 @@ class UNet(nn.Module):
             inputs["y"] = jnp.zeros(1, jnp.int32)
         return inputs
 
-    def _with_low_res(self, x: jax.Array, low_res: jax.Array | None) -> jax.Array:
+    def _with_low_res(self, x: FeaturesLike, low_res: LowResLike | None) -> FeaturesLike:
         """What the first convolution sees."""
         if low_res is not None:
             raise UsageError("UNet takes no low_res input; use SuperResUNet")
         return x
 
-    def _embedding(self, timesteps: jax.Array, y: jax.Array | None) -> jax.Array:
-        """Timesteps and classes as float32 `[B, E]`, E = 4 model_channels."""
+    def _embedding(
+        self, timesteps: Timesteps, y: Labels | None
+    ) -> Float32[Array, "b {4*self.model_channels}"]:
+        """The sum of what is learned about the timesteps and the classes."""
         width = 4 * self.model_channels
         emb = dense(timestep_embedding(timesteps, self.model_channels), width, "time_embed_0")
         emb = dense(nn.silu(emb), width, "time_embed_2")
@@ -170,7 +178,7 @@ class UNet(nn.Module):
             for level, mult in enumerate(self.channel_mult)
         ]
 
-    def _down_blocks(self, h: jax.Array, emb: jax.Array, train: bool) -> list[jax.Array]:
+    def _down_blocks(self, h: Features, emb: Embeddings, train: bool) -> list[jax.Array]:
         """The outputs of `down_0`, `down_1`, …"""
         outputs = [self._conv(h, self.model_channels, "down_0_conv", dtype=self.dtype)]
         for level, (channels, attends) in enumerate(self._levels()):
@@ -183,14 +191,14 @@ class UNet(nn.Module):
                 outputs.append(self._attend(h, self.num_heads, f"{name}_attn") if attends else h)
         return outputs
 
-    def _middle_block(self, h: jax.Array, emb: jax.Array, train: bool) -> jax.Array:
+    def _middle_block(self, h: Features, emb: Embeddings, train: bool) -> Features:
         channels = h.shape[-1]
         h = self._res_block(h, emb, channels, train, "mid_0_res")
         h = self._attend(h, self.num_heads, "mid_1_attn")
         return self._res_block(h, emb, channels, train, "mid_2_res")
 
     def _up_blocks(
-        self, h: jax.Array, down: Sequence[jax.Array], emb: jax.Array, train: bool
+        self, h: Features, down: Sequence[jax.Array], emb: Embeddings, train: bool
     ) -> list[jax.Array]:
         """The outputs of `up_0`, `up_1`, …; each takes one of the outputs on the way down, too."""
         heads = self.num_heads if self.num_heads_upsample == -1 else self.num_heads_upsample
@@ -210,8 +218,8 @@ class UNet(nn.Module):
         return conv(h, features, name, conv_general_dilated=self.conv_general_dilated, **options)
 
     def _res_block(
-        self, h: jax.Array, emb: jax.Array, channels: int, train: bool, name: str
-    ) -> jax.Array:
+        self, h: Features, emb: Embeddings, channels: int, train: bool, name: str
+    ) -> Float[Array, "b *spatial {channels}"]:
         block = nn.remat(ResBlock, static_argnums=(3,)) if self.use_checkpoint else ResBlock
         return block(
             channels,
@@ -222,14 +230,14 @@ class UNet(nn.Module):
             name=name,
         )(h, emb, train)
 
-    def _attend(self, h: jax.Array, heads: int, name: str) -> jax.Array:
+    def _attend(self, h: Features, heads: int, name: str) -> Features:
         block = nn.remat(AttentionBlock) if self.use_checkpoint else AttentionBlock
         return block(heads, self.dtype, name=name)(h)
 
     def _resampling(self, layer: type[nn.Module], name: str) -> nn.Module:
         return layer(self.conv_resample, self.dtype, self.conv_general_dilated, name=name)
 
-    def _check_inputs(self, x: jax.Array, timesteps: jax.Array, y: jax.Array | None) -> None:
+    def _check_inputs(self, x: FeaturesLike, timesteps: Timesteps, y: Labels | None) -> None:
         if x.ndim != self.dims + 2:
             raise UsageError(f"an input of shape {x.shape} does not have {self.dims} spatial axes")
         if x.shape[-1] != self.in_channels:
@@ -258,7 +266,9 @@ class SuperResUNet(UNet):
         inputs = super()._smallest_inputs()
         return {**inputs, "low_res": inputs["x"]}
 
-    def _with_low_res(self, x: jax.Array, low_res: jax.Array | None) -> jax.Array:
+    def _with_low_res(
+        self, x: FeaturesLike, low_res: LowResLike | None
+    ) -> Float[Array, "b *spatial {2*self.in_channels}"]:
         if low_res is None:
             raise UsageError("SuperResUNet needs a low_res input")
         if low_res.shape[0] != x.shape[0] or low_res.shape[-1] != x.shape[-1]:
@@ -270,6 +280,6 @@ class SuperResUNet(UNet):
         return jnp.concatenate([x, upsampled.astype(x.dtype)], axis=-1)
 
 
-def abstract_params(model: nn.Module) -> dict:
+def abstract_params(model: TrainableNetwork) -> dict[str, Any]:
     """The tree that `model.init_params` makes, as shapes and dtypes, without computing anything."""
     return jax.eval_shape(lambda: model.init_params(jax.random.key(0)))

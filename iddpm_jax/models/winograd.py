@@ -16,8 +16,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
 
 Grid = Sequence[Sequence[jax.Array]]
+Images = Float[Array, "b H W c"]
+ImagesLike = Float[Array | np.ndarray, "b H W c"]
+Kernel = Float[Array, "3 3 c o"]
+KernelLike = Float[Array | np.ndarray, "3 3 c o"]
+Output = Float[Array, "b H W o"]
+# What is asked for its shape and dtype only.
+AnyShape = Shaped[Array | np.ndarray | jax.ShapeDtypeStruct, "..."]
 
 # Tiles that are transformed at a time: as many as stay in the cache until they are multiplied.
 _TILES = 1024
@@ -56,7 +65,7 @@ def conv_general_dilated(
     return jax.lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
 
 
-def fits(x: jax.Array, kernel: jax.Array) -> bool:
+def fits(x: AnyShape, kernel: AnyShape) -> bool:
     """Whether it pays to convolve x `[B, H, W, C]` with `[3, 3, C, O]` like this.
 
     The answer does not depend on B: an image has the same result in batches of any size.
@@ -68,18 +77,18 @@ def fits(x: jax.Array, kernel: jax.Array) -> bool:
 
 @jax.custom_vjp
 @jax.jit  # So that equal shapes are traced once.
-def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The convolution of x `[B, H, W, C]` with `[3, 3, C, O]`, padded by 1; H and W are even."""
+def convolve(x: Images, kernel: Kernel) -> Output:
+    """The convolution of x with a kernel, padded by 1; H and W are even."""
     u = _both_axes(_g, kernel)
     return _join(jax.lax.map(lambda part: _filter(part, u), _cut(x)), x.shape[0])
 
 
-def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _forward(x: ImagesLike, kernel: KernelLike) -> tuple[Output, tuple[ImagesLike, KernelLike]]:
     return convolve(x, kernel), (x, kernel)
 
 
 @jax.jit
-def _backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _backward(residuals: tuple[Images, Kernel], dy: Output) -> tuple[Images, Kernel]:
     """The gradients of x and of the kernel.
 
     That of x is dy convolved with the kernel turned round, whose G g Gᵀ is that of the kernel

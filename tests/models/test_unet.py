@@ -114,6 +114,7 @@ def test_unet_refuses_what_cannot_be_built(change, message):
         models.UNet(**(OPTIONS | change))
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("options", "inputs", "message"),
     [
@@ -138,6 +139,7 @@ def test_unet_refuses_inputs_that_do_not_fit(options, inputs, message):
         models.UNet(**(OPTIONS | options)).init(jax.random.key(0), **arrays)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("low_res", "message"),
     [(None, "needs a low_res"), ((1, 2, 2, 1), "does not fit"), ((2, 2, 2, 3), "does not fit")],
