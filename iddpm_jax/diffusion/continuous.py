@@ -1,10 +1,10 @@
 """A diffusion process in continuous time, t in [0, 1].
 
 x_t = signal_rate(t) · x_0 + noise_rate(t) · ε, with signal_rate² + noise_rate² = 1. The network is
-told the noise's variance and predicts ε (Foster, Generative Deep Learning, chapter 8, after the
-Keras example of DDIM). To sample, `discretise` makes an ordinary process of any number of steps of
-it, so that every sampler works: with DDIM and η = 0 a step predicts x_0 and noises it again to the
-time that comes next.
+called with the noise's variance and predicts ε (Foster, Generative Deep Learning, chapter 8, after
+the Keras example of DDIM). To sample, `discretise` makes an ordinary process of any number of
+steps of it, so that every sampler works: with DDIM and η = 0 a step predicts x_0 and noises it
+again to the time that comes next.
 
 Axis letters: B batch, H W C image, T steps.
 """
@@ -109,7 +109,7 @@ def rates(c: ContinuousDiffusion, t: Times) -> tuple[Times, Times]:
 
 
 def continuous_timestep(noise_rate: Times) -> Times:
-    """What the network is told: the noise's variance, in [0, 1000] as its embedding expects."""
+    """What the network is called with: the variance of the noise, scaled to [0, 1000]."""
     return REFERENCE_NUM_TIMESTEPS * noise_rate**2
 
 

@@ -112,7 +112,7 @@ class GaussianDiffusion:
     fixed_large_log_variance: PerStep
     ddim_variance: PerStep  # σ² of DDIM at η = 1
     half_log_snr: PerStep  # λ_t = log(√ᾱ_t / √(1 - ᾱ_t))
-    model_timesteps: PerStep  # what the network is told at step t
+    model_timesteps: PerStep  # what the network is called with at step t
     mean_type: MeanType
     var_type: VarType
     loss_type: LossType
@@ -140,7 +140,7 @@ def make_diffusion(
       loss_type: `mse`, `rescaled_mse`, `kl` or `rescaled_kl`.
       rescale_timesteps: tell the network t · 1000 / T instead of t.
       keep_timesteps: indices to keep, as from `space_timesteps`; None keeps all. The
-        network goes on being told the timesteps of the full process.
+        network goes on being called with the timesteps of the full process.
 
     Raises:
       UsageError: an unknown type, a β outside (0, 1), kept timesteps out of range or

@@ -196,8 +196,8 @@ class Generator:
     @functools.cached_property
     def _on_devices(self) -> tuple[dm.GaussianDiffusion, Any]:
         """The process and the parameters, on every device."""
-        everywhere = replicated(self.mesh)
-        return to_devices(self.d, everywhere), jax.device_put(self.params, everywhere)
+        sharding = replicated(self.mesh)
+        return to_devices(self.d, sharding), jax.device_put(self.params, sharding)
 
     def _take_steps(
         self,
