@@ -180,7 +180,7 @@ class TrainStep:
         # Microbatch i takes every n-th example from i on. Each then has its share of every
         # device's examples, and nothing moves between devices. By hand, although
         # `optax.microbatching` cuts alike and needs as much memory and as many exchanges: runs
-        # would not go on to the same bits, it traces the network twice (half as long again to
+        # would not go on to the same bits, it traces the network twice (a quarter longer to
         # lower a step), it passes no index to fold into the key, and optax 0.2.6 is without it.
         count = size // microbatch
         parts = jax.tree.map(
