@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from iddpm_jax import diffusion as dm
 from iddpm_jax import models
 from iddpm_jax.data.image_batches import ImageBatch
+from iddpm_jax.diffusion.shapes import ModelFn
 from iddpm_jax.distributed import to_devices
 from iddpm_jax.distributed.mesh import batch_sharding, replicated
 from iddpm_jax.errors import UsageError
@@ -80,6 +81,30 @@ def make_bound(
     return evaluate
 
 
+def noise_and_network(
+    model: models.Network,
+    params: Any,
+    seed: jax.Array | int,
+    indices: jax.Array,
+    images: jax.Array,
+    labels: jax.Array | None,
+    low_res: Callable[[jax.Array, jax.Array], jax.Array] | None,
+) -> tuple[jax.Array, ModelFn]:
+    """The keys `[B]` of the noise on images, and the network that sees their labels.
+
+    Both depend on the seed and on the images' numbers `indices` int `[B]` alone, so that the bound
+    and the costs of its steps (`step_costs`) are of the same noise, and add up.
+    """
+    small = None
+    if low_res is not None:
+        small = low_res(images, dm.stream_keys(seed, dm.Stream.NLL_LOW_RES, indices))
+
+    def model_fn(x_t: jax.Array, timestep: jax.Array) -> jax.Array:
+        return model.apply({"params": params}, x_t, timestep, y=labels, low_res=small)
+
+    return dm.stream_keys(seed, dm.Stream.NLL_NOISE, indices), model_fn
+
+
 @functools.cache  # So that a second bound of the same network compiles nothing.
 def _compiled_terms(
     model: models.Network,
@@ -91,14 +116,7 @@ def _compiled_terms(
     # finds the program in the compilation cache.
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def terms(params, d, seed, indices, images, labels, timesteps):
-        keys = dm.stream_keys(seed, dm.Stream.NLL_NOISE, indices)
-        small = None
-        if low_res is not None:
-            small = low_res(images, dm.stream_keys(seed, dm.Stream.NLL_LOW_RES, indices))
-
-        def model_fn(x_t, timestep):
-            return model.apply({"params": params}, x_t, timestep, y=labels, low_res=small)
-
+        keys, model_fn = noise_and_network(model, params, seed, indices, images, labels, low_res)
         return dm.bpd_terms(d, model_fn, images, timesteps, keys, clip_denoised=clip_denoised)
 
     return terms

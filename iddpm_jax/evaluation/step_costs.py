@@ -16,6 +16,7 @@ from iddpm_jax import models
 from iddpm_jax.data.image_batches import ImageBatch
 from iddpm_jax.distributed.mesh import batch_sharding, replicated
 from iddpm_jax.errors import UsageError
+from iddpm_jax.evaluation.bound import noise_and_network
 from iddpm_jax.files.shards import Shards
 
 
@@ -41,14 +42,7 @@ def make_measure(
 
     @functools.partial(jax.jit, out_shardings=on_all)
     def row(params, tables, images, labels, indices, weights, t):
-        keys = dm.stream_keys(seed, dm.Stream.NLL_NOISE, indices)
-        small = None
-        if low_res is not None:
-            small = low_res(images, dm.stream_keys(seed, dm.Stream.NLL_LOW_RES, indices))
-
-        def model_fn(x_t, timestep):
-            return model.apply({"params": params}, x_t, timestep, y=labels, low_res=small)
-
+        keys, model_fn = noise_and_network(model, params, seed, indices, images, labels, low_res)
         noise = dm.per_sample_noise(keys, t, images.shape[1:])
         return dm.transition_costs(d, tables, model_fn, images, t, noise, weights)
 

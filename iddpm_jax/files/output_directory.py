@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from iddpm_jax import distributed
-from iddpm_jax.files.atomic import refusing_disk_errors, remove_scratch
+from iddpm_jax.files.atomic import remove_scratch
 from iddpm_jax.files.lock import LOCK_FILE, lock
 from iddpm_jax.files.settings_record import (
     check_settings,
@@ -55,8 +55,6 @@ def _locked(
     directory: pathlib.Path, settings: Mapping[str, Any], record: str, advice: str
 ) -> Iterator[None]:
     check_settings(directory, settings, record, advice)  # Before anything of ours is in it.
-    with refusing_disk_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
     with lock(directory):
         record_settings(directory, settings, record, advice)  # Another may have come between.
         remove_scratch(directory)
