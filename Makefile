@@ -1,19 +1,33 @@
-# `make demo` trains on handwritten digits; `make test` runs every test. Both make .venv first.
+# `make demo` trains on handwritten digits; `make test` runs the tests. Both make .venv first.
+# `make test-all` runs the slow tests, too, of optimised programs and in random order.
+# `make test-python PYTHON=python3.13` runs the tests with the newest versions of everything, in an
+# environment of its own.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Huge pages for what malloc gets (docs/performance.md); the C library of Linux alone reads it.
 GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile
+# XLA's default, which `make test` goes without (tests/compiler.py).
+OPTIMISED := --xla_backend_optimization_level=3
 
-.PHONY: demo test lint clean
+.PHONY: demo environment test test-all test-python lint clean
 
 demo: $(VENV)/.installed
 	GLIBC_TUNABLES=$(GLIBC_TUNABLES) $(BIN)/python main.py --config=configs/digits.py --workdir=runs/digits
 
-test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n logical --dist loadfile
+environment: $(VENV)/.installed-dev
 
-lint: $(VENV)/.installed-dev
+test: environment
+	$(PYTEST) -p no:randomly -m "not slow"
+
+test-all: environment
+	XLA_FLAGS="$(OPTIMISED) $(XLA_FLAGS)" $(PYTEST)
+
+test-python:
+	$(MAKE) test NEWEST=yes VENV=.venv-$(notdir $(PYTHON))
+
+lint: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check --python-interpreter-path=$(BIN)/python
@@ -26,9 +40,15 @@ $(VENV)/.installed: requirements.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install -r requirements.txt
 	touch $@
 
+ifdef NEWEST
+$(VENV)/.installed-dev: pyproject.toml constraints-newest.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -e '.[dev]' -c constraints-newest.txt
+	touch $@
+else
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(BIN)/python -m pip install -r requirements-dev.txt
 	touch $@
+endif
 
 clean:
-	rm -rf $(VENV) .jax_cache
+	rm -rf $(VENV) .venv-* .jax_cache

@@ -1,15 +1,15 @@
 """Fixtures shared by all tests: eight fake devices, a compilation cache, the golden files."""
 
+import gc
 import json
 import os
 import pathlib
 import re
 
+from tests import compiler
+
 # Before jax is imported: eight CPU devices, so that sharding is tested on any machine.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
-os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.update(compiler.environment(devices=8))
 
 import jax
 import jaxtyping
@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from absl import logging as absl_logging
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-CACHE = ROOT / ".jax_cache" / "tests"
+from tests.compiler import ROOT
 
-jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+# Tracing makes millions of small objects, none of them garbage; a tenth of the time went there.
+gc.set_threshold(50_000, 20, 50)
+
 # A float32 that an int32 meets, or an image `[B, H, W, C]` that a vector `[B]` meets, is a mistake
 # until the code says otherwise.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -113,6 +113,16 @@ def uninterrupted(tmp_path_factory) -> pathlib.Path:
     assert "Total: " not in result.stdout
     assert re.search(r"step 6/6 \| loss [01]\.\d", result.stdout)
     return workdir
+
+
+@pytest.fixture(scope="module")
+def compiled_once():
+    """Loops of runs that `tiny.run_of` made use one program for equal parts."""
+    from tests import tiny
+
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.share_programs(patch)
+        yield
 
 
 @pytest.fixture

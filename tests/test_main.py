@@ -2,11 +2,7 @@
 
 import json
 import pathlib
-import shlex
 import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
@@ -14,8 +10,7 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
-from tests.commands import environment, train, train_command
-from tests.conftest import ROOT
+from tests.commands import Command, run, train, train_command
 
 
 def _arrays(workdir: pathlib.Path, step: int) -> list[np.ndarray]:
@@ -59,20 +54,12 @@ def test_main_continues_to_the_bits_of_an_uninterrupted_run(uninterrupted, tmp_p
 
 
 def test_main_stops_between_steps_when_told_to_and_continues(uninterrupted, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, *train_command(tmp_path, "--config.train.num_steps=100000")],
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 240
-    for line in process.stdout:
-        if line.startswith("step ") or time.monotonic() > deadline:
-            break
+    log = tmp_path / "log"
+    process = Command(train_command(tmp_path, "--config.train.num_steps=100000"), log, log)
+    process.wait_for("\nstep ", log)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0
+    assert process.wait() == 0
+    output = log.read_text()
     assert "stopped and saved after step" in output
     stopped = int(output.split("saved after step ")[1].split(";")[0].replace(",", ""))
     assert stopped in {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
@@ -113,17 +100,18 @@ def test_main_stops_when_nothing_is_finite_any_more(tmp_path):
     assert all(np.isfinite(leaf).all() for leaf in _arrays(tmp_path, max(saved)))
 
 
+_SMALL_FILES = """
+import resource
+from iddpm_jax import train
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+train.run()
+"""
+
+
 def test_main_says_in_a_line_that_a_checkpoint_cannot_be_written(tmp_path):
     """As on a full disk: no file may grow beyond 300 kB."""
-    command = [sys.executable, *train_command(tmp_path / "run", "--config.train.num_steps=6")]
-    result = subprocess.run(
-        ["bash", "-c", f"ulimit -f 300; exec {shlex.join(command)}"],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    flags = train_command(tmp_path / "run", "--config.train.num_steps=6")[1:]
+    result = run(["-c", _SMALL_FILES, *flags])
     assert result.returncode == 1, result.stdout
     # After what the libraries print of their own accord.
     last = result.stderr.splitlines()[-1]

@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from tests.commands import TINY, environment
-from tests.conftest import ROOT
+from tests.compiler import ROOT
 
 _LOAD = """
 import iddpm_jax
@@ -38,6 +38,7 @@ def site(tmp_path_factory):
     return folder / "site"
 
 
+@pytest.mark.slow  # `.ci/installed` does it in an environment that has nothing else.
 def test_the_wheel_trains_samples_and_measures_beside_a_foreign_configs_package(site, tmp_path):
     foreign = tmp_path / "configs"
     foreign.mkdir()

@@ -1,18 +1,23 @@
 """The smallest training that has every part, built once and shared by tests."""
 
 import contextlib
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
+import pytest
 
 from iddpm_jax import models
 from iddpm_jax.config.build_training import build_training
 from iddpm_jax.distributed.mesh import make_mesh, shard_batch
 from iddpm_jax.distributed.pmap import split_batch
 from iddpm_jax.recipes import digits
+from iddpm_jax.training import loop
 from iddpm_jax.training.identity import RunIdentity
+from iddpm_jax.training.loop import Training
 from iddpm_jax.training.step import StepOptions, make_init, make_train_step
 
 BATCH = 16
@@ -43,6 +48,48 @@ def config() -> ml_collections.ConfigDict:
 def training():
     """A built run of the tiny configuration."""
     return build_training(config())
+
+
+# What changes nothing in the program of a step.
+_OF_THE_LOOP = ("num_steps", "log_every", "checkpoint_every", "sample_every")
+_built: dict[str, Training] = {}
+_made: dict[tuple, Any] = {}
+
+
+def run_of(config: ml_collections.ConfigDict) -> Training:
+    """A built run, which shares what its programs are made of with others that have the same."""
+    run, same = build_training(config), config.copy_and_resolve_references()
+    with same.unlocked():
+        for key in _OF_THE_LOOP:
+            del same.train[key]
+    first = _built.setdefault(same.to_json_best_effort(sort_keys=True), run)
+    parts = {name: getattr(first, name) for name in ("objective", "model", "optimizer", "mesh")}
+    return dataclasses.replace(run, **parts, step=first.step)
+
+
+def share_programs(monkeypatch) -> None:
+    """Lets loops of runs of the same parts use one program, compiled once."""
+
+    def once(make):
+        def made_before(*parts):
+            key = (make, *map(id, parts))
+            if key not in _made:
+                _made[key] = parts, make(*parts)  # The parts stay, so that no other gets an id.
+            return _made[key][1]
+
+        return made_before
+
+    for make in (make_init, make_train_step):
+        monkeypatch.setattr(loop, make.__name__, once(make))
+
+
+@contextlib.contextmanager
+def optimised():
+    """Has XLA optimise what is jitted: convolutions in loops are 20 times as fast then."""
+    with pytest.MonkeyPatch.context() as patch:
+        options = {"xla_backend_optimization_level": 3}
+        patch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=options))
+        yield
 
 
 def mesh(devices: int):
@@ -79,7 +126,8 @@ def _train_step(devices, microbatch, max_nonfinite_steps, data_parallel, shard_o
         data_parallel=data_parallel,
         shard_optimizer=shard_optimizer,
     )
-    return make_train_step(run.objective, run.model, run.optimizer, mesh(devices), options)
+    with optimised() if microbatch else contextlib.nullcontext():
+        return make_train_step(run.objective, run.model, run.optimizer, mesh(devices), options)
 
 
 def init(devices: int, shard_optimizer: bool = False):

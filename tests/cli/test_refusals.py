@@ -9,7 +9,7 @@ import pytest
 
 from iddpm_jax.__main__ import COMMANDS
 from iddpm_jax.diffusion.respacing import SPACING_NAMES
-from tests.conftest import ROOT
+from tests.compiler import ROOT
 
 
 def _python(*arguments: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess:

@@ -5,7 +5,7 @@ import pytest
 from iddpm_jax.config.recipes import load_recipe, recipe_names
 from iddpm_jax.errors import UsageError
 from iddpm_jax.recipes import digits
-from tests.conftest import ROOT
+from tests.compiler import ROOT
 
 
 def test_recipe_names_are_the_files_of_configs():

@@ -18,7 +18,7 @@ from iddpm_jax.config.build_model import build_model
 from iddpm_jax.config.record import flat_config
 from iddpm_jax.errors import UsageError
 from tests.commands import run
-from tests.conftest import ROOT
+from tests.compiler import ROOT
 
 NAMES = {
     "diffusion.noise_schedule": "my_parts:betas",

@@ -8,7 +8,7 @@ import sys
 import threading
 
 from iddpm_jax.distributed.interrupt import StopRequest
-from tests.conftest import ROOT
+from tests.compiler import ROOT
 
 # The main thread is where no signal handler of Python's can run, as in a compilation.
 _STUCK = """

@@ -14,7 +14,7 @@ from iddpm_jax.files.output_directory import (
     remove_shards_of_other_settings,
 )
 from iddpm_jax.files.shards import Shards
-from tests.conftest import ROOT
+from tests.compiler import ROOT
 
 SETTINGS = {"seed": 1}
 

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +30,7 @@ def test_unet_starts_as_the_zero_function():
     model = models.UNet(**OPTIONS)
     x = jnp.ones((2, 4, 4, 1))
     params = jax.jit(model.init)(jax.random.key(0), x, jnp.zeros(2))["params"]
-    out = model.apply({"params": params}, x, jnp.array([0.0, 10.0]))
+    out = jax.jit(model.apply)({"params": params}, x, jnp.array([0.0, 10.0]))
     np.testing.assert_array_equal(out, np.zeros((2, 4, 4, 2)))
     kernel = params["down_1_res"]["in_conv"]["kernel"]
     bound = 1 / np.sqrt(9 * 32)
@@ -55,9 +57,10 @@ def test_unet_with_checkpointing_has_the_same_gradients():
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_unet_computes_in_half_precision_with_float32_parameters(dtype):
     params, x, _ = _init(models.UNet(**OPTIONS))
-    expected = models.UNet(**OPTIONS).apply({"params": params}, x, jnp.arange(2.0))
+    expected = jax.jit(models.UNet(**OPTIONS).apply)({"params": params}, x, jnp.arange(2.0))
     model = models.UNet(**OPTIONS, dtype=dtype)
-    out, features = model.apply({"params": params}, x, jnp.arange(2.0), return_features=True)
+    apply = jax.jit(functools.partial(model.apply, return_features=True))
+    out, features = apply({"params": params}, x, jnp.arange(2.0))
     assert {leaf.dtype for leaf in jax.tree.leaves(models.abstract_params(model))} == {
         np.dtype(np.float32)
     }
@@ -69,6 +72,7 @@ def test_unet_dropout_acts_in_training_only():
     model = models.UNet(**OPTIONS, dropout=0.5)
     params, x, _ = _init(model)
 
+    @functools.partial(jax.jit, static_argnums=0)
     def apply(train, seed=0):
         rngs = {"dropout": jax.random.key(seed)}
         return model.apply({"params": params}, x, jnp.arange(2.0), train=train, rngs=rngs)
@@ -79,9 +83,8 @@ def test_unet_dropout_acts_in_training_only():
 
 def test_unet_returns_every_feature():
     params, x, _ = _init(models.UNet(**OPTIONS))
-    _, features = models.UNet(**OPTIONS).apply(
-        {"params": params}, x, jnp.arange(2.0), return_features=True
-    )
+    apply = functools.partial(models.UNet(**OPTIONS).apply, return_features=True)
+    _, features = jax.eval_shape(apply, {"params": params}, x, jnp.arange(2.0))
     assert [h.shape for h in features["down"]] == [
         (2, 4, 4, 32),
         (2, 4, 4, 32),
@@ -171,9 +174,10 @@ def test_unet_has_derivatives_in_forward_mode():
 @pytest.mark.parametrize("size", [5, 7, 14])
 def test_unet_comes_back_to_odd_sizes(size):
     model = models.UNet(**{**OPTIONS, "channel_mult": (1, 1, 1)})
-    params = model.init_params(jax.random.key(0))
+    params = tiny.random_params(model, scale=0.1, seed=0)
     x = jnp.ones((1, size, size, 1))
-    output, features = model.apply({"params": params}, x, jnp.zeros(1), return_features=True)
+    apply = jax.jit(functools.partial(model.apply, return_features=True))
+    output, features = apply({"params": params}, x, jnp.zeros(1))
     assert output.shape[1:3] == (size, size)
     sizes = models.feature_sizes(size, 3, conv_resample=True)
     assert features["middle"].shape[1] == sizes[-1] == -(-size // 4)

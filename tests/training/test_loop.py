@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import pytest
 
-from iddpm_jax.config.build_training import build_training
 from iddpm_jax.errors import UsageError
 from iddpm_jax.training import loop
 from iddpm_jax.training.checkpoints import Checkpoints
@@ -23,12 +22,14 @@ from tests import tiny
 
 STEPS = 6
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 
 def _run(**train_keys):
     config = tiny.config()
     keys = {"num_steps": STEPS, "log_every": 4, "checkpoint_every": 100, "sample_every": 0}
     config.train.update(keys | train_keys)
-    return build_training(config)
+    return tiny.run_of(config)
 
 
 class _Batches:

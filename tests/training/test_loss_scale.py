@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iddpm_jax.config.build_training import build_training
 from iddpm_jax.training import checkpoints as ck
 from iddpm_jax.training import loop, loss_scale
 from iddpm_jax.training import metrics as mt
@@ -17,7 +16,7 @@ def _run(dtype="float16", **keys):
     config = tiny.config()
     config.model.dtype = dtype
     config.train.update({"num_steps": 3, "log_every": 1, "sample_every": 0} | keys)
-    return build_training(config)
+    return tiny.run_of(config)
 
 
 @functools.cache
@@ -93,6 +92,7 @@ def test_small_gradients_survive_because_they_are_scaled():
     assert gradient(jnp.float32(20)) == pytest.approx(1e-9, rel=1e-3)
 
 
+@pytest.mark.usefixtures("compiled_once")
 def test_train_saves_and_restores_the_scale(tmp_path):
     whole = loop.train(_run(num_steps=4), tmp_path / "whole")
     loop.train(_run(num_steps=2), tmp_path / "cut")

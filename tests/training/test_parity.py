@@ -67,9 +67,10 @@ def test_optimizer_steps_equal_reference(golden):
                 check(key, measured[key], run[key][i])
 
         probe, timestep = channels_last(run["probe"]), jnp.full(1, float(PROBE_TIMESTEP))
-        output = model.apply({"params": state.params}, probe, timestep)
+        apply = jax.jit(model.apply)
+        output = apply({"params": state.params}, probe, timestep)
         check("raw weights", output, channels_last(run["output_after"]))
         assert decays
         for decay in decays:
-            output = model.apply({"params": state.ema[decay]}, probe, timestep)
+            output = apply({"params": state.ema[decay]}, probe, timestep)
             check("EMA weights", output, channels_last(run[f"output_after_ema_{decay}"]))
