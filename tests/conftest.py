@@ -82,6 +82,16 @@ def golden(request) -> Golden:
     return golden
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores: tests of several processes wait for a good part of it."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_finish():
+    gc.freeze()  # What was imported stays: no collection needs to look at it.
+
+
 def pytest_sessionfinish(session):
     if hasattr(session.config, "workeroutput"):  # A worker of pytest-xdist.
         session.config.workeroutput["golden_errors"] = _golden_errors

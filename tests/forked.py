@@ -63,12 +63,13 @@ def become(
 
 
 def _run(arguments: list[str]) -> None:
-    sys.argv = list(arguments)
-    if arguments[0] == "-m":
-        sys.argv = list(arguments[1:])
-        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
-    elif arguments[0] == "-c":
-        sys.argv = ["-c", *arguments[2:]]
-        exec(arguments[1], {"__name__": "__main__"})
+    kind, *rest = arguments
+    if kind == "-m":
+        sys.argv = rest
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        sys.argv = ["-c", *rest[1:]]
+        exec(rest[0], {"__name__": "__main__"})
     else:
-        runpy.run_path(arguments[0], run_name="__main__")
+        sys.argv = arguments
+        runpy.run_path(kind, run_name="__main__")

@@ -17,7 +17,7 @@ from iddpm_jax.distributed.pmap import split_batch
 from iddpm_jax.recipes import digits
 from iddpm_jax.training import loop
 from iddpm_jax.training.identity import RunIdentity
-from iddpm_jax.training.loop import Training
+from iddpm_jax.training.loop import LoopOptions, Training
 from iddpm_jax.training.step import StepOptions, make_init, make_train_step
 
 BATCH = 16
@@ -51,7 +51,7 @@ def training():
 
 
 # What changes nothing in the program of a step.
-_OF_THE_LOOP = ("num_steps", "log_every", "checkpoint_every", "sample_every")
+_OF_THE_LOOP = [field.name for field in dataclasses.fields(LoopOptions)]
 _built: dict[str, Training] = {}
 _made: dict[tuple, Any] = {}
 
@@ -126,7 +126,7 @@ def _train_step(devices, microbatch, max_nonfinite_steps, data_parallel, shard_o
         data_parallel=data_parallel,
         shard_optimizer=shard_optimizer,
     )
-    with optimised() if microbatch else contextlib.nullcontext():
+    with optimised():  # It takes many steps.
         return make_train_step(run.objective, run.model, run.optimizer, mesh(devices), options)
 
 

@@ -11,12 +11,12 @@ import pytest
 
 from iddpm_jax.training import checkpoint_items, checkpoint_reader
 from iddpm_jax.training import checkpoints as ck
-from tests import tiny
+from tests import linear, tiny
 
 
 @pytest.fixture(scope="module")
 def state():
-    return tiny.run_steps(2)
+    return linear.run_steps(2)
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def saved(tmp_path, state):
 
 def test_checkpoints_restore_every_leaf_bitwise(saved, state):
     checkpoints = ck.Checkpoints(saved, keep=2, run=tiny.RUN)
-    restored, data_state = checkpoints.restore(2, tiny.abstract_state(1))
+    restored, data_state = checkpoints.restore(2, linear.abstract_state())
     checkpoints.close()
     assert data_state == {"next_index": 7}
     assert jax.tree.structure(restored) == jax.tree.structure(state)
@@ -42,7 +42,7 @@ def test_checkpoints_restore_a_state_without_averages(tmp_path, state):
 
     checkpoints = ck.Checkpoints(tmp_path, keep=2, run=tiny.RUN)
     checkpoints.save(without(state), {})
-    restored, _ = checkpoints.restore(2, without(tiny.abstract_state(1)))
+    restored, _ = checkpoints.restore(2, without(linear.abstract_state()))
     checkpoints.close()
     assert restored.ema == {}
     jax.tree.map(np.testing.assert_array_equal, restored, without(state))
@@ -55,11 +55,11 @@ def test_checkpoints_are_separate_items(saved):
 
 def test_checkpoints_restore_onto_other_devices(saved, state):
     checkpoints = ck.Checkpoints(saved, keep=2, run=tiny.RUN)
-    restored, _ = checkpoints.restore(2, tiny.abstract_state(devices=8))
+    restored, _ = checkpoints.restore(2, linear.abstract_state(devices=8))
     checkpoints.close()
     assert len(restored.step.sharding.device_set) == 8
     # The step takes it as it is.
-    assert int(tiny.train_step(8)(restored, tiny.batch(2, 8)).step) == 3
+    assert int(linear.train_step(8)(restored, tiny.batch(2, 8)).step) == 3
 
 
 def test_checkpoints_keep_the_newest(tmp_path, state):
@@ -77,7 +77,7 @@ def test_checkpoints_refuse_a_damaged_one(saved):
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     checkpoints = ck.Checkpoints(saved, keep=2, run=tiny.RUN)
     with pytest.raises(ck.CheckpointError, match=r"checkpoints/2 cannot be read"):
-        checkpoints.restore(2, tiny.abstract_state(1))
+        checkpoints.restore(2, linear.abstract_state())
     checkpoints.close()
 
 
@@ -88,7 +88,7 @@ def test_checkpoints_refuse_another_format(tmp_path, state, monkeypatch):
     checkpoints = ck.Checkpoints(tmp_path, keep=2, run=tiny.RUN)
     refused = pytest.raises(ck.CheckpointError, match="format version 9, this program reads ver")
     with refused:
-        checkpoints.restore(2, tiny.abstract_state(1))
+        checkpoints.restore(2, linear.abstract_state())
     with refused:
         _params(tmp_path)
 
@@ -101,7 +101,7 @@ def _save(workdir, state, *steps, keep=5):
 
 
 def _params(workdir, ema="none"):
-    return checkpoint_reader.load_params(workdir, ema, tiny.abstract_state(1).params, tiny.RUN)
+    return checkpoint_reader.load_params(workdir, ema, linear.abstract_state().params, tiny.RUN)
 
 
 def test_checkpoints_notice_a_value_that_is_not_what_was_saved(tmp_path, state, monkeypatch):
@@ -118,7 +118,7 @@ def test_checkpoints_notice_a_value_that_is_not_what_was_saved(tmp_path, state, 
         _save(tmp_path, state.replace(params=flipped), 2)
     checkpoints = ck.Checkpoints(tmp_path, keep=5, run=tiny.RUN)
     with pytest.raises(ck.CheckpointError, match=r"damaged: in its item params, .*out_conv.*bias"):
-        checkpoints.restore(2, tiny.abstract_state(1))
+        checkpoints.restore(2, linear.abstract_state())
     checkpoints.close()
     params, step = _params(tmp_path)
     assert step == 1
@@ -135,7 +135,7 @@ def test_checkpoints_fall_back_where_an_item_is_damaged(tmp_path, state, item):
         if data:
             file.write_bytes(data)
     checkpoints = ck.Checkpoints(tmp_path, keep=5, run=tiny.RUN)
-    restored, data_state = checkpoints.restore_newest(tiny.abstract_state(1))
+    restored, data_state = checkpoints.restore_newest(linear.abstract_state())
     assert data_state == {"next_index": 1}
     jax.tree.map(np.testing.assert_array_equal, restored.params, state.params)
     # The damaged one is out of the way, and kept.
@@ -143,7 +143,7 @@ def test_checkpoints_fall_back_where_an_item_is_damaged(tmp_path, state, item):
     assert [p.name.split("_")[0] for p in (tmp_path / "damaged").iterdir()] == ["2"]
     checkpoints.save(state.replace(step=np.int32(2)), {"next_index": 2})
     assert checkpoints.steps() == [1, 2]
-    assert checkpoints.restore_newest(tiny.abstract_state(1))[1] == {"next_index": 2}
+    assert checkpoints.restore_newest(linear.abstract_state())[1] == {"next_index": 2}
     checkpoints.close()
 
 
@@ -163,7 +163,7 @@ def test_checkpoints_never_give_back_other_bits(tmp_path, state):
         data[random.integers(len(data))] ^= 1 << random.integers(8)
         file.write_bytes(data)
         checkpoints = ck.Checkpoints(tmp_path, keep=5, run=tiny.RUN, read_only=True)
-        restored, data_state = checkpoints.restore_newest(tiny.abstract_state(1))
+        restored, data_state = checkpoints.restore_newest(linear.abstract_state())
         checkpoints.close()
         file.write_bytes(whole)
         step = int(restored.step)
@@ -182,7 +182,7 @@ def test_checkpoints_name_the_newest_where_none_is_sound(tmp_path, state):
                 file.unlink()
     checkpoints = ck.Checkpoints(tmp_path, keep=5, run=tiny.RUN)
     with pytest.raises(ck.CheckpointError, match=r"checkpoints/2 cannot be read"):
-        checkpoints.restore_newest(tiny.abstract_state(1))
+        checkpoints.restore_newest(linear.abstract_state())
     assert checkpoints.steps() == [1, 2]  # Nothing is moved where it would not help.
     checkpoints.close()
 
@@ -240,13 +240,13 @@ def test_save_returns_before_anything_is_hashed_or_written(tmp_path, state, monk
     checkpoints.close()
     assert written.is_set()
     assert threading.main_thread() not in threads
-    restored, _ = checkpoints.restore(2, tiny.abstract_state(1))
+    restored, _ = checkpoints.restore(2, linear.abstract_state())
     jax.tree.map(np.testing.assert_array_equal, restored, before)
 
 
 def _refused(checkpoints, step, match):
     with pytest.raises(ck.CheckpointError, match=match):
-        checkpoints.restore(step, tiny.abstract_state(1))
+        checkpoints.restore(step, linear.abstract_state())
 
 
 def test_checkpoints_refuse_one_that_was_renamed(tmp_path, state):
@@ -256,7 +256,7 @@ def test_checkpoints_refuse_one_that_was_renamed(tmp_path, state):
     assert _params(tmp_path)[1] == 1
     checkpoints = ck.Checkpoints(tmp_path, keep=5, run=tiny.RUN)
     _refused(checkpoints, 7, "checkpoints/7 is that of step 2, renamed")
-    assert checkpoints.restore_newest(tiny.abstract_state(1))[1] == {"next_index": 1}
+    assert checkpoints.restore_newest(linear.abstract_state())[1] == {"next_index": 1}
     assert checkpoints.steps() == [1]
 
 
@@ -289,11 +289,11 @@ def test_checkpoints_refuse_those_of_another_run(tmp_path, state):
     _save_as(tmp_path, state, _run())
     longer = {"diffusion": {"steps": 10}, "train": {"lr": 0.1, "num_steps": 9}}
     same = ck.Checkpoints(tmp_path, keep=5, run=_run(longer))
-    same.restore(2, tiny.abstract_state(1))
+    same.restore(2, linear.abstract_state())
     other = _run({"diffusion": {"steps": 20}, "train": {"lr": 0.1}, "model": {"new": 1}})
     match = "of another run: diffusion.steps: it has 10, config.json has 20; model.new: it has not"
     with pytest.raises(ck.CheckpointError, match=match):
-        checkpoint_reader.load_params(tmp_path, "none", tiny.abstract_state(1).params, other)
+        checkpoint_reader.load_params(tmp_path, "none", linear.abstract_state().params, other)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_checkpoints_refuse_those_of_another_run(tmp_path, state):
 def test_checkpoints_refuse_other_class_names(tmp_path, state, now, match):
     _save_as(tmp_path, state, _run(class_names=("cat", "dog")))
     for run in (_run(class_names=("cat", "dog")), _run(class_names=None)):
-        ck.Checkpoints(tmp_path, keep=5, run=run).restore(2, tiny.abstract_state(1))
+        ck.Checkpoints(tmp_path, keep=5, run=run).restore(2, linear.abstract_state())
     checkpoints = ck.Checkpoints(tmp_path, keep=5, run=_run(class_names=now))
     _refused(checkpoints, 2, match)
 
@@ -315,13 +315,13 @@ def test_checkpoints_refuse_other_class_names(tmp_path, state, now, match):
 def test_restore_newest_refuses_other_images_unless_they_may_change(tmp_path, state, caplog):
     _save_as(tmp_path, state, _run(fingerprint="aa"))
     for run in (_run(fingerprint="aa"), _run()):
-        ck.Checkpoints(tmp_path, keep=5, run=run).restore_newest(tiny.abstract_state(1))
+        ck.Checkpoints(tmp_path, keep=5, run=run).restore_newest(linear.abstract_state())
     other = ck.Checkpoints(tmp_path, keep=5, run=_run(fingerprint="bb"))
     with pytest.raises(ck.DataChangedError, match=r"aa in .*bb now.*config.data.may_change=True"):
-        other.restore_newest(tiny.abstract_state(1))
+        other.restore_newest(linear.abstract_state())
     assert other.steps() == [2]
     allowed = _run(fingerprint="bb", data_may_change=True)
-    ck.Checkpoints(tmp_path, keep=5, run=allowed).restore_newest(tiny.abstract_state(1))
+    ck.Checkpoints(tmp_path, keep=5, run=allowed).restore_newest(linear.abstract_state())
     assert "the images are not those" in caplog.text
 
 
