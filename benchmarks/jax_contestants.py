@@ -13,7 +13,7 @@ from iddpm_jax.config.build_diffusion import build_diffusion
 from iddpm_jax.config.build_model import build_low_res, build_model, with_fast_convolutions
 from iddpm_jax.config.build_training import build_objective, build_optimizer
 from iddpm_jax.config.recipes import packaged_recipe
-from iddpm_jax.distributed.mesh import make_mesh, shard_batch
+from iddpm_jax.distributed.mesh import batch_sharding, make_mesh, replicated, shard_batch
 from iddpm_jax.training.step import StepOptions, make_init, make_train_step
 
 
@@ -27,10 +27,24 @@ def examples(config, batch: int) -> dict[str, np.ndarray]:
     return made
 
 
+def abstract_examples(config, mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """A recipe's batch in the abstract, cut over the devices of a mesh."""
+    c, sharding = config.model, batch_sharding(mesh)
+    shape = (config.train.batch_size, c.image_size, c.image_size, c.in_channels)
+    made = {"image": jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)}
+    if c.num_classes:
+        made["label"] = jax.ShapeDtypeStruct(shape[:1], jnp.int32, sharding=sharding)
+    return made
+
+
 def build_train_step(config, model, mesh):
     """A recipe's jitted step, the jitted start of its state, and that state in the abstract."""
     parts = (build_objective(config), model, build_optimizer(config), mesh)
-    options = StepOptions(microbatch=config.train.microbatch, low_res=build_low_res(config))
+    options = StepOptions(
+        microbatch=config.train.microbatch,
+        shard_optimizer=config.train.shard_optimizer,
+        low_res=build_low_res(config),
+    )
     step = make_train_step(*parts, options)
     init, abstract = make_init(*parts, options)
     return step, init, abstract
@@ -82,6 +96,28 @@ def trajectory(config, batch: int, respacing: str):
     facts["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(params))
     facts["timesteps"] = d.num_timesteps
     return facts, lambda: jax.block_until_ready(compiled(*arguments))
+
+
+def sampling_step(config, model, mesh):
+    """One ancestral step of a batch that is cut over the devices, and its abstract arguments."""
+    d, batch = build_diffusion(config), abstract_examples(config, mesh)
+    whole = replicated(mesh)
+
+    @jax.jit
+    def step(params, labels, x_t, t, key):
+        def model_fn(x_t, timestep):
+            return model.apply({"params": params}, x_t, timestep, y=labels)
+
+        return dm.ddpm_step(d, model_fn, x_t, t, jax.random.normal(key, x_t.shape))[0]
+
+    params = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
+        models.abstract_params(model),
+    )
+    t = jax.ShapeDtypeStruct(batch["image"].shape[:1], jnp.int32, sharding=batch_sharding(mesh))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=whole)
+    return step, (params, batch.get("label"), batch["image"], t, key)
 
 
 def matrix_product(dtype: str):

@@ -1,12 +1,10 @@
 """What the compiled train step does, guarded without timing anything."""
 
-import re
-
 import jax
 import numpy as np
 import pytest
 
-from benchmarks import flops
+from benchmarks import flops, hlo
 from benchmarks.memory import kept_activations
 from iddpm_jax import diffusion as dm
 from iddpm_jax.training.checkpoints import Checkpoints
@@ -27,37 +25,18 @@ def _size(tree) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _collectives(hlo: str) -> list[tuple[str, int]]:
-    """(kind, bytes of the result) of every exchange between devices."""
-    found = []
-    for result, kind in re.findall(
-        r"= (\S+|\(.*?\)) (all-\w+|reduce-scatter|collective-\w+)\(", hlo
-    ):
-        shapes = re.findall(r"(\w+?)(\d+)\[([\d,]*)\]", result)
-        found.append(
-            (
-                kind,
-                sum(
-                    int(bits) // 8 * np.prod([int(n) for n in dims.split(",") if n], dtype=int)
-                    for _, bits, dims in shapes
-                ),
-            )
-        )
-    return found
-
-
 def test_devices_exchange_gradients_and_nothing_else():
-    collectives = _collectives(_compiled(DEVICES).as_text())
+    collectives = hlo.collectives(_compiled(DEVICES).as_text())
     gradients = _size(tiny.abstract_state(1).params)
-    assert {kind for kind, _ in collectives} == {"all-reduce"}
-    large = [size for _, size in collectives if size > 1024]
+    assert {one.kind for one in collectives} == {"all-reduce"}
+    large = [one.bytes for one in collectives if one.bytes > 1024]
     # One exchange, of all gradients. The rest are the metrics' sums: a few numbers.
     assert large == [gradients]
     assert len(collectives) <= 4
 
 
 def test_one_device_exchanges_nothing():
-    assert _collectives(_compiled(1).as_text()) == []
+    assert hlo.collectives(_compiled(1).as_text()) == []
 
 
 def test_step_multiplies_as_often_as_the_network_is_defined_to():
