@@ -5,8 +5,7 @@
 
 The programs are the real ones: the train step over all chips of the topology, `--program=sample`
 one step of ancestral sampling. It is XLA's compiler for TPUs that speaks; nothing runs and nothing
-is measured. `--largest` looks for the largest batch that a chip's memory holds, by bisection over
-powers of two times the chips.
+is measured. `--largest` doubles the images of each chip until its memory does not hold them.
 """
 
 import collections
@@ -33,10 +32,15 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from benchmarks import flops, hlo
-from benchmarks.jax_contestants import abstract_examples, build_train_step, sampling_step
+from benchmarks.jax_contestants import (
+    abstract_examples,
+    build_train_step,
+    bytes_besides_arguments,
+    sampling_step,
+)
 from iddpm_jax.config.build_model import build_model
 from iddpm_jax.config.recipes import packaged_recipe
-from iddpm_jax.distributed.mesh import make_mesh
+from iddpm_jax.distributed.mesh import batch_sharding, make_mesh
 
 _RECIPE = flags.DEFINE_string("recipe", "digits", "A recipe in configs/.")
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", "Chips: v5e:2x4, v5e:16x16, v5p:2x2x1, …")
@@ -84,11 +88,12 @@ def topology_mesh(topology: str, chips: int = 0) -> Mesh:
 
 def lower(config, program: str, mesh: Mesh) -> jax.stages.Lowered:
     """Lowers a recipe's train step or sampling step for a mesh."""
-    model, batch = build_model(config), abstract_examples(config, mesh)
+    model = build_model(config)
     if program == "sample":
         step, arguments = sampling_step(config, model, mesh)
         return step.lower(*arguments)
     step, _, state = build_train_step(config, model, mesh)
+    batch = abstract_examples(config, config.train.batch_size, batch_sharding(mesh))
     return step.lower(state, batch)
 
 
@@ -108,9 +113,7 @@ def facts(compiled: jax.stages.Compiled) -> dict[str, Any]:
     products = hlo.products(text)
     return {
         "state_bytes": memory.argument_size_in_bytes,
-        "temporary_bytes": memory.temp_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes,
+        "temporary_bytes": bytes_besides_arguments(memory),
         "program_bytes": memory.generated_code_size_in_bytes,
         "flops": cost["flops"],
         "bytes_accessed": cost["bytes accessed"],

@@ -17,24 +17,29 @@ from iddpm_jax.distributed.mesh import batch_sharding, make_mesh, replicated, sh
 from iddpm_jax.training.step import StepOptions, make_init, make_train_step
 
 
-def examples(config, batch: int) -> dict[str, np.ndarray]:
-    """A batch of random images, with labels where the network has classes."""
-    c, random = config.model, np.random.default_rng(0)
+def abstract_examples(config, batch: int, sharding=None) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch of images in the abstract, with labels where the network has classes."""
+    c = config.model
     shape = (batch, c.image_size, c.image_size, c.in_channels)
-    made = {"image": random.uniform(-1, 1, shape).astype(np.float32)}
-    if c.num_classes:
-        made["label"] = random.integers(0, c.num_classes, batch).astype(np.int32)
-    return made
-
-
-def abstract_examples(config, mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """A recipe's batch in the abstract, cut over the devices of a mesh."""
-    c, sharding = config.model, batch_sharding(mesh)
-    shape = (config.train.batch_size, c.image_size, c.image_size, c.in_channels)
     made = {"image": jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)}
     if c.num_classes:
-        made["label"] = jax.ShapeDtypeStruct(shape[:1], jnp.int32, sharding=sharding)
+        made["label"] = jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=sharding)
     return made
+
+
+def examples(config, batch: int) -> dict[str, np.ndarray]:
+    """That batch of random images."""
+    abstract, random = abstract_examples(config, batch), np.random.default_rng(0)
+    made = {"image": random.uniform(-1, 1, abstract["image"].shape).astype(np.float32)}
+    if "label" in abstract:
+        made["label"] = random.integers(0, config.model.num_classes, batch).astype(np.int32)
+    return made
+
+
+def bytes_besides_arguments(memory) -> int:
+    """What a program needs besides its arguments, by its `memory_analysis`."""
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return memory.temp_size_in_bytes + results
 
 
 def build_train_step(config, model, mesh):
@@ -100,8 +105,8 @@ def trajectory(config, batch: int, respacing: str):
 
 def sampling_step(config, model, mesh):
     """One ancestral step of a batch that is cut over the devices, and its abstract arguments."""
-    d, batch = build_diffusion(config), abstract_examples(config, mesh)
-    whole = replicated(mesh)
+    d, cut, whole = build_diffusion(config), batch_sharding(mesh), replicated(mesh)
+    batch = abstract_examples(config, config.train.batch_size, cut)
 
     @jax.jit
     def step(params, labels, x_t, t, key):
@@ -114,7 +119,7 @@ def sampling_step(config, model, mesh):
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
         models.abstract_params(model),
     )
-    t = jax.ShapeDtypeStruct(batch["image"].shape[:1], jnp.int32, sharding=batch_sharding(mesh))
+    t = jax.ShapeDtypeStruct(batch["image"].shape[:1], jnp.int32, sharding=cut)
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=whole)
     return step, (params, batch.get("label"), batch["image"], t, key)
@@ -139,10 +144,5 @@ def _compile(function, *arguments):
         "temporary_bytes": memory.temp_size_in_bytes,
     }
     if jax.default_backend() != "cpu":
-        facts["device_bytes"] = (
-            memory.temp_size_in_bytes
-            + memory.argument_size_in_bytes
-            + memory.output_size_in_bytes
-            - memory.alias_size_in_bytes
-        )
+        facts["device_bytes"] = memory.argument_size_in_bytes + bytes_besides_arguments(memory)
     return compiled, facts

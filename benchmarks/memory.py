@@ -16,7 +16,11 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from benchmarks.jax_contestants import build_train_step, examples
+from benchmarks.jax_contestants import (
+    abstract_examples,
+    build_train_step,
+    bytes_besides_arguments,
+)
 from iddpm_jax import models
 from iddpm_jax.config.build_model import build_low_res, build_model
 from iddpm_jax.config.build_training import build_objective
@@ -68,16 +72,12 @@ def kept_activations(config) -> int:
         return jax.vjp(loss, params)[1]
 
     def size(batch: int) -> int:
-        made = _examples(config, batch)
+        made = abstract_examples(config, batch)
         arguments = (models.abstract_params(model), made["image"], made.get("label"))
         leaves = jax.tree.leaves(jax.eval_shape(residuals, *arguments))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
     return size(2) - size(1)  # Parameters are among what is kept, too.
-
-
-def _examples(config, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
-    return jax.eval_shape(lambda made: made, examples(config, batch))
 
 
 def step_memory(config, batch: int, microbatch: int) -> dict[str, float]:
@@ -87,12 +87,10 @@ def step_memory(config, batch: int, microbatch: int) -> dict[str, float]:
     # With the convolutions of accelerators, for which this analysis stands in.
     step, _, state = build_train_step(config, build_model(config), make_mesh())
     start = time.perf_counter()
-    analysis = step.lower(state, _examples(config, batch)).compile().memory_analysis()
+    analysis = step.lower(state, abstract_examples(config, batch)).compile().memory_analysis()
     return {
         "state": analysis.argument_size_in_bytes,
-        "step": analysis.temp_size_in_bytes
-        + analysis.output_size_in_bytes
-        - analysis.alias_size_in_bytes,
+        "step": bytes_besides_arguments(analysis),
         "compile_seconds": time.perf_counter() - start,
     }
 

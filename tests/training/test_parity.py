@@ -28,6 +28,7 @@ def _anneal_steps(lr: np.ndarray) -> int:
 def test_optimizer_steps_equal_reference(golden):
     arrays = golden.npz("train_steps")
     model, params = make_network(golden.json("unet")["uncond_learn_sigma"], golden.seed)
+    apply = jax.jit(model.apply)
     for name in sorted({key.split("/")[0] for key in arrays}):
         run = {key.split("/")[1]: arrays[key] for key in arrays if key.startswith(name + "/")}
         d = diffusion.make_diffusion(
@@ -67,7 +68,6 @@ def test_optimizer_steps_equal_reference(golden):
                 check(key, measured[key], run[key][i])
 
         probe, timestep = channels_last(run["probe"]), jnp.full(1, float(PROBE_TIMESTEP))
-        apply = jax.jit(model.apply)
         output = apply({"params": state.params}, probe, timestep)
         check("raw weights", output, channels_last(run["output_after"]))
         assert decays
